@@ -1,0 +1,148 @@
+"""Reads a run folder: the experiment, its trials, and the rows they have written so far."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run folder, read.
+
+    `trials` has one row for each configuration and seed, in the experiment's order: `status`
+    (WAITING: listed in experiment.json but not begun; RUNNING: begun, no result yet; COMPLETE;
+    FAILED), `reason`, `diverged`, `parameters`, `key`, `adopted_from`, `steps_done` (optimizer
+    updates in its last row) and its configuration under dotted names ("optim.learning_rate").
+    `rows` has every row of every metrics.jsonl, with its `configuration` and `seed`; it has no
+    columns while no trial has written a row.
+    """
+
+    folder: Path
+    experiment: dict[str, Any]
+    trials: pd.DataFrame
+    rows: pd.DataFrame
+
+
+def load_run(folder: Path) -> Run:
+    """Reads `folder`, finished or still being written.
+
+    Raises ValueError, one line, where the folder is missing, is no run folder or has no trial, and
+    where one of its files cannot be read. A cut-off last line of a metrics.jsonl is left out.
+    """
+    experiment = _read_experiment(folder)
+    trials = {
+        (name, seed): _waiting(name, seed)
+        for name in experiment["configurations"]
+        for seed in experiment["seeds"]
+    }
+    rows: list[dict[str, Any]] = []
+    for config_file in sorted(folder.glob("*/seed*/config.json")):
+        trial, trial_rows = _read_trial(config_file.parent)
+        trials[trial["configuration"], trial["seed"]] = trial
+        rows += trial_rows
+    if not trials:
+        raise ValueError(f"{folder} has no trial yet: its experiment.json lists none; start one")
+    return Run(
+        folder=folder,
+        experiment=experiment,
+        trials=pd.DataFrame(list(trials.values())),
+        rows=pd.DataFrame(rows),
+    )
+
+
+def last_evaluation(steps: int, eval_every: int) -> int:
+    """The step index (from 0) of the reference's last evaluation: it has none after the last step.
+
+    2,000 steps evaluated every 400 give 1,600.
+    """
+    return (steps - 1) // eval_every * eval_every
+
+
+def _read_experiment(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise ValueError(
+            f"run folder {folder} does not exist: give one that `quarterhour grid` or"
+            " `quarterhour run` has written, such as runs/grid"
+        )
+    file = folder / "experiment.json"
+    if not file.is_file():
+        raise ValueError(
+            f"{folder} is not a run folder, for it has no experiment.json: give one that"
+            " `quarterhour grid` or `quarterhour run` has written, such as runs/grid"
+        )
+    return _read_json(file)
+
+
+def _read_trial(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    config = _read_json(folder / "config.json")
+    result_file = folder / "result.json"
+    result = _read_json(result_file) if result_file.is_file() else {"status": "RUNNING"}
+    waiting = _waiting(config["name"], config["seed"])
+    rows = [
+        {"configuration": config["name"], "seed": config["seed"]} | row
+        for row in _read_rows(folder / "metrics.jsonl")
+    ]
+    trial = (
+        _dotted(config["config"])
+        | waiting
+        | {field: value for field, value in result.items() if field != "metrics"}
+        | {"key": config["key"], "steps_done": rows[-1]["step"] if rows else 0}
+    )
+    return trial, rows
+
+
+def _waiting(configuration: str, seed: int) -> dict[str, Any]:
+    return {
+        "configuration": configuration,
+        "seed": seed,
+        "status": "WAITING",
+        "reason": None,
+        "diverged": False,
+        "steps_done": 0,
+    }
+
+
+def _dotted(config: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for section, value in config.items():
+        fields = value if isinstance(value, dict) else {}
+        flat |= {f"{section}.{field}": leaf for field, leaf in fields.items()} or {section: value}
+    return flat
+
+
+def _read_rows(file: Path) -> list[dict[str, Any]]:
+    lines = file.read_bytes().splitlines() if file.is_file() else []
+    rows: list[dict[str, Any]] = []
+    last = 0
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            step = row["step"]
+        except (ValueError, TypeError, KeyError) as error:
+            if number == len(lines):
+                break
+            raise ValueError(
+                f"{file}, line {number} is no row ({line[:40]!r}): every line but the last must be"
+                " a JSON object with a step; repair or delete the line"
+            ) from error
+        if step <= last:
+            raise ValueError(
+                f"{file}, line {number} has step {step} after step {last}: steps must rise;"
+                " delete the lines that were written twice"
+            )
+        rows.append(row)
+        last = step
+    return rows
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_bytes())
+    except ValueError as error:
+        raise ValueError(
+            f"{file} cannot be read ({error}): it must hold one JSON object; restore it, or delete"
+            " it and start the run again"
+        ) from error

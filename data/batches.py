@@ -1,0 +1,99 @@
+"""Batches as pure functions of the seed and the step, and the two validation sets.
+
+Shapes: B batch, T seq_len. A batch is int64 token ids [B, T + 1]: inputs are the first T columns,
+targets the last T.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.tokens import TokenData
+
+VALIDATION_SHARE = 0.1
+SPLIT_STREAM = 0
+ORDER_STREAM = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchConfig:
+    """Shape of a batch. Raises ValueError for sizes below 1."""
+
+    batch_size: int
+    seq_len: int
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "seq_len"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.{name} is {getattr(self, name)}: it must be at least 1")
+
+
+class Batches:
+    """Training batches and validation sets of one seed.
+
+    As in the reference, a sample is any window of seq_len + 1 tokens at stride 1; windows are split
+    90/10 at random, so validation windows overlap training windows ("leaky"). The held-out set is
+    of documents that no training window touches.
+    Raises ValueError where the corpus is too small for one batch.
+    """
+
+    def __init__(self, tokens: TokenData, config: BatchConfig, seed: int) -> None:
+        self.tokens = tokens
+        self.config = config
+        self.seed = seed
+        n_windows = max(0, len(tokens.train) - config.seq_len)
+        n_validation = int(n_windows * VALIDATION_SHARE)
+        if min(n_validation, n_windows - n_validation) < config.batch_size:
+            raise ValueError(
+                f"the corpus has {len(tokens.train):,} training tokens: too few for a batch of"
+                f" data.batch_size {config.batch_size} windows of data.seq_len {config.seq_len} in"
+                " both the training and the validation tenth; use a larger corpus or a smaller batch"
+            )
+        windows = np.random.default_rng([seed, SPLIT_STREAM]).permutation(n_windows)
+        self._validation, self._training = windows[:n_validation], windows[n_validation:]
+        self._epoch = -1
+        self._order = self._training
+
+    def batch_at(self, step: int) -> np.ndarray:
+        """The batch [B, T + 1] of 0-based `step`: shuffled windows without replacement.
+
+        When all windows have been drawn, a fresh shuffle follows; a batch may hold the end of one
+        and the start of the next.
+        """
+        first = step * self.config.batch_size
+        places = range(first, first + self.config.batch_size)
+        return self._windows(np.array([self._window_at(place) for place in places]))
+
+    def _window_at(self, place: int) -> int:
+        epoch, index = divmod(place, len(self._training))
+        if epoch != self._epoch:
+            rng = np.random.default_rng([self.seed, ORDER_STREAM, epoch])
+            self._epoch, self._order = epoch, rng.permutation(self._training)
+        return self._order[index]
+
+    def _windows(self, starts_B: np.ndarray) -> np.ndarray:
+        offsets = np.arange(self.config.seq_len + 1)
+        return self.tokens.train[starts_B[:, None] + offsets].astype(np.int64)
+
+    def leaky_validation(self, n_batches: int) -> Iterator[np.ndarray]:
+        """The reference's validation: its first `n_batches` full batches in a fixed order."""
+        size = self.config.batch_size
+        for first in range(0, min(n_batches * size, len(self._validation) - size + 1), size):
+            yield self._windows(self._validation[first : first + size])
+
+    def heldout(self) -> Iterator[np.ndarray]:
+        """The held-out documents as batches [≤ B, ≤ T + 1] that do not overlap.
+
+        Every held-out token but the first is a target exactly once, whatever the batch's shape, so
+        that all configurations are scored on the same tokens.
+        """
+        tokens, size, seq_len = self.tokens.heldout, self.config.batch_size, self.config.seq_len
+        n_full = (len(tokens) - 1) // seq_len
+        offsets = np.arange(seq_len + 1)
+        for first in range(0, n_full, size):
+            starts_B = np.arange(first, min(first + size, n_full)) * seq_len
+            yield tokens[starts_B[:, None] + offsets].astype(np.int64)
+        rest = tokens[n_full * seq_len :].astype(np.int64)
+        if len(rest) > 1:
+            yield rest[None]

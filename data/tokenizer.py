@@ -1,0 +1,87 @@
+"""Tokenizers: the built-in byte-level BPE, a file or folder, or one of the hub."""
+
+import hashlib
+import inspect
+import sys
+from pathlib import Path
+
+import huggingface_hub
+import tokenizers
+from filelock import FileLock
+from tokenizers import Tokenizer
+
+from data.builtin import builtin_documents
+from data.files import cache_folder, write_file
+from data.hub import require_hub
+
+BUILTIN_VOCAB_SIZE = 8_192
+BUILTIN_TRAINING_DOCUMENTS = 500
+INSTEAD = "--tokenizer with a folder, a tokenizer.json file, or builtin"
+
+
+def load_tokenizer(name: str) -> Tokenizer:
+    """A tokenizer without truncation or padding.
+
+    `name` is `builtin`, a `tokenizer.json` file, or a folder or hub name that
+    `transformers.AutoTokenizer` reads. Raises ValueError for what cannot be loaded.
+    """
+    if name == "builtin":
+        tokenizer = _builtin_tokenizer()
+    elif Path(name).is_file():
+        tokenizer = _tokenizer_from_file(Path(name))
+    else:
+        tokenizer = _auto_tokenizer(name)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _builtin_tokenizer() -> Tokenizer:
+    """Byte-level BPE trained once on the built-in corpus's first 500 documents, then cached."""
+    documents = builtin_documents()[:BUILTIN_TRAINING_DOCUMENTS]
+    source = inspect.getsource(sys.modules[__name__]) + tokenizers.__version__
+    key = hashlib.sha256("\0".join([source, *documents]).encode()).hexdigest()[:16]
+    path = cache_folder() / f"builtin-bpe-{key}.json"
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            trained = _train_bpe(documents)
+            write_file(path, lambda temporary: trained.save(str(temporary)))
+    return Tokenizer.from_file(str(path))
+
+
+def _train_bpe(documents: list[str]) -> Tokenizer:
+    tokenizer = Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=BUILTIN_VOCAB_SIZE,
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(documents, trainer)
+    return tokenizer
+
+
+def _tokenizer_from_file(path: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception
+        raise ValueError(
+            f"tokenizer {path}: not a tokenizer.json file ({error}); pass {INSTEAD}"
+        ) from error
+
+
+def _auto_tokenizer(name: str) -> Tokenizer:
+    """A folder's tokenizer, or one of the hub: from its client's own cache, else downloaded."""
+    from transformers import AutoTokenizer  # loading it takes seconds; the built-in never needs it
+
+    try:
+        cached = isinstance(huggingface_hub.try_to_load_from_cache(name, "tokenizer.json"), str)
+        if not cached and not Path(name).is_dir():
+            require_hub()
+        return AutoTokenizer.from_pretrained(name, local_files_only=cached).backend_tokenizer
+    except (OSError, ValueError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"tokenizer {name}: cannot be loaded ({reason}); pass {INSTEAD}"
+        ) from error

@@ -1,0 +1,136 @@
+"""The study's decoder: pre-norm, ungated feed-forward, tied embedding, no biases.
+
+Shapes: B batch, T time, D d_model, H heads, K d_head = D / H, F d_ff, V vocabulary.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+INIT_STD = 0.02
+ROPE_BASE = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """Sizes of a decoder. Raises ValueError where they do not fit together."""
+
+    vocab_size: int
+    d_model: int
+    n_heads: int
+    n_layers: int
+    d_ff: int
+    positions: Literal["none", "rope"] = "none"
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "d_model", "n_heads", "n_layers", "d_ff"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name} is {getattr(self, name)}: it must be at least 1")
+        if self.d_model % self.n_heads:
+            raise ValueError(
+                f"model.n_heads is {self.n_heads}: it must divide model.d_model {self.d_model}"
+            )
+        if self.positions == "rope" and self.d_head % 4:
+            raise ValueError(
+                f"model.d_model / model.n_heads is {self.d_head}: positions 'rope' needs a multiple"
+                " of 4; change either, or use positions 'none'"
+            )
+
+    @property
+    def d_head(self) -> int:
+        """Width of one attention head."""
+        return self.d_model // self.n_heads
+
+    @property
+    def parameters(self) -> int:
+        """Number of trained parameters; the tied embedding counts once."""
+        per_layer = 4 * self.d_model**2 + 2 * self.d_model * self.d_ff + 2 * self.d_model
+        return self.vocab_size * self.d_model + self.n_layers * per_layer + self.d_model
+
+    def flops_per_token(self, seq_len: int) -> int:
+        """Training FLOPs a token: 6 a parameter, plus causal attention.
+
+        Attention is half of the 12 · layers · d_model · seq_len of Chowdhery et al. 2022 (PaLM),
+        appendix B, since a token attends to half of the window on average.
+        """
+        return 6 * self.parameters + 6 * self.n_layers * self.d_model * seq_len
+
+
+def rope_table(seq_len: int, d_head: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, each [T, K / 2], of the half-truncated rotary embedding.
+
+    A quarter of the head's pairs turn at ROPE_BASE^(-linspace(0, 1)) radians a position, the rest
+    stand still (reference: "the table intended").
+    """
+    turning = (1 / ROPE_BASE) ** torch.linspace(0, 1, d_head // 4, device=device)
+    frequencies = torch.cat([turning, torch.zeros_like(turning)])
+    angles = torch.outer(torch.arange(seq_len, device=device).float(), frequencies)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x_BHTK: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn each head vector by its position in time; `table` as `rope_table` gives it."""
+    cos_TK, sin_TK = (part.to(x_BHTK.dtype) for part in table)
+    first, second = x_BHTK.chunk(2, dim=-1)
+    return torch.cat([first * cos_TK + second * sin_TK, second * cos_TK - first * sin_TK], dim=-1)
+
+
+class Layer(nn.Module):
+    """One pre-norm layer: causal attention, then a SiLU feed-forward without a gate."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.n_heads = config.n_heads
+        self.attention_norm = nn.RMSNorm(config.d_model)
+        self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=False)
+        self.attention_out = nn.Linear(config.d_model, config.d_model, bias=False)
+        self.feed_forward_norm = nn.RMSNorm(config.d_model)
+        self.up = nn.Linear(config.d_model, config.d_ff, bias=False)
+        self.down = nn.Linear(config.d_ff, config.d_model, bias=False)
+
+    def attention(self, x_BTD: Tensor, table: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Causal self-attention: [B, T, D] to [B, T, D]."""
+        qkv = self.qkv(x_BTD).unflatten(-1, (3, self.n_heads, -1))
+        q_BHTK, k_BHTK, v_BHTK = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        if table is not None:
+            q_BHTK, k_BHTK = rotate(q_BHTK, table), rotate(k_BHTK, table)
+        mixed_BHTK = F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=True)
+        return self.attention_out(mixed_BHTK.transpose(1, 2).flatten(2))
+
+    def forward(self, x_BTD: Tensor, table: tuple[Tensor, Tensor] | None) -> Tensor:
+        """One layer on the residual stream: [B, T, D] to [B, T, D]."""
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), table)
+        return x_BTD + self.down(F.silu(self.up(self.feed_forward_norm(x_BTD))))
+
+
+class Decoder(nn.Module):
+    """The language model. Weights are drawn on the CPU from `seed`, the same on every device."""
+
+    def __init__(self, config: DecoderConfig, seed: int) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layers))
+        self.final_norm = nn.RMSNorm(config.d_model)
+        generator = torch.Generator().manual_seed(seed)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=INIT_STD, generator=generator)
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        """Final hidden states [B, T, D] of token ids [B, T]; the head is in `loss` and `logits`."""
+        table = None
+        if self.config.positions == "rope":
+            table = rope_table(tokens_BT.shape[1], self.config.d_head, tokens_BT.device)
+        x_BTD = self.embedding(tokens_BT) * math.sqrt(self.config.d_model)
+        for layer in self.layers:
+            x_BTD = layer(x_BTD, table)
+        return self.final_norm(x_BTD)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits [..., V] of hidden states [..., D], by the tied embedding."""
+        return F.linear(hidden, self.embedding.weight)

@@ -1,0 +1,168 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_runs import COMPLETE, write_experiment, write_trial
+
+from analysis.published import differences, published_summary, published_tables
+from analysis.runs import load_run
+from analysis.tables import COLUMNS, TABLES, summarise
+
+# Cells of the paper that its own recorded data do not give, by what went wrong in the paper.
+FROM_ROUNDED_FIGURES = [
+    ("top5", "low_lr", "improvement"),
+    ("top5", "baseline", "top1_gap"),
+    ("top5", "short_seq", "top1_gap"),
+    ("top5", "small_model", "top1_gap"),
+    ("top5", "low_lr", "top1_gap"),
+]
+WRONG_QUOTIENTS = [
+    ("normalized", "large_batch", "loss_per_million_tokens"),
+    ("normalized", "short_seq", "loss_per_million_tokens"),
+    ("normalized", "low_lr", "loss_per_million_tokens"),
+]
+WORDS = [
+    ("sequence_length", "short_seq", "memory_usage"),
+    ("sequence_length", "baseline", "memory_usage"),
+]
+A_TENTH = [
+    ("sequence_length", "short_seq", "tokens_per_second"),
+    ("sequence_length", "baseline", "tokens_per_second"),
+]
+TRAINING_BATCH = [
+    ("validation", "large_batch", "val_accuracy"),
+    ("validation", "high_lr", "val_accuracy"),
+    ("validation", "baseline", "val_accuracy"),
+    ("validation", "short_seq", "val_accuracy"),
+    ("validation", "small_model", "val_accuracy"),
+    ("validation", "low_lr", "val_accuracy"),
+    ("validation", "large_batch", "val_perplexity"),
+    ("validation", "high_lr", "val_perplexity"),
+    ("validation", "baseline", "val_perplexity"),
+    ("validation", "short_seq", "val_perplexity"),
+    ("validation", "small_model", "val_perplexity"),
+    ("validation", "low_lr", "val_perplexity"),
+]
+
+
+def printed(figure: float | str, column: str) -> str:
+    return figure if isinstance(figure, str) else format(figure, COLUMNS[column].decimals)
+
+
+def not_following(summary: pd.DataFrame) -> set[tuple[str, str, str]]:
+    return {
+        (name, str(configuration), column)
+        for name, table in published_tables().items()
+        for configuration in table.index
+        for column in table
+        if printed(TABLES[name][1](summary).at[configuration, column], column)
+        != printed(table.at[configuration, column], column)
+    }
+
+
+def test_the_eight_tables_follow_from_the_recorded_data_except_for_the_papers_errors():
+    assert list(TABLES) == list(published_tables())
+    errors = [*FROM_ROUNDED_FIGURES, *WRONG_QUOTIENTS, *WORDS, *A_TENTH, *TRAINING_BATCH]
+    assert not_following(published_summary()) == set(errors)
+
+
+def test_rows_come_in_the_papers_order_where_it_ranks():
+    for name in ("performance", "top5", "efficiency", "validation"):
+        ours = TABLES[name][1](published_summary())
+        assert list(ours.index) == list(published_tables()[name].index)
+
+
+def test_published_top5_differences_are_of_rounded_figures():
+    table, accuracy = published_tables()["top5"], published_tables()["performance"]["accuracy"]
+    improvement = table["final_top5"] - table["initial_top5"]
+    assert improvement["low_lr"] == pytest.approx(table.at["low_lr", "improvement"])
+    gap = table["final_top5"] - accuracy
+    for _, configuration, column in FROM_ROUNDED_FIGURES[1:]:
+        assert gap[configuration] == pytest.approx(table.at[configuration, column])
+
+
+def test_published_quotients_follow_from_no_rounding_of_loss_and_tokens():
+    table = published_tables()["normalized"]
+    exact = published_summary().set_index("configuration")["total_tokens"] / 1e6
+    for _, configuration, column in WRONG_QUOTIENTS:
+        loss, quotient = table.at[configuration, "final_loss"], table.at[configuration, column]
+        for tokens in (table.at[configuration, "tokens_millions"], exact[configuration]):
+            assert round(loss / tokens, 4) != quotient
+
+
+def test_published_tokens_per_second_are_about_a_tenth():
+    ours = TABLES["sequence_length"][1](published_summary())["tokens_per_second"]
+    ratio = published_tables()["sequence_length"]["tokens_per_second"] / ours
+    assert ratio.between(0.099, 0.102).all()
+
+
+def test_published_validation_accuracy_and_perplexity_are_the_training_batchs():
+    summary = published_summary()
+    mistaken = summary.assign(
+        val_accuracy=summary["accuracy"], val_perplexity=summary["perplexity"]
+    )
+    assert not not_following(mistaken) & set(TRAINING_BATCH)
+
+
+def test_correlations_and_convergence_of_the_text():
+    summary = published_summary().set_index("configuration")
+    confidence = summary["confidence"]
+    assert round(np.corrcoef(summary["train_loss"], confidence)[0, 1], 3) == -0.943
+    assert round(np.corrcoef(summary["final_top5"], confidence)[0, 1], 3) == 0.993
+    convergence = 1 - summary["late_loss"] / summary["early_loss"]
+    claimed = {"large_batch": 0.734, "high_lr": 0.55, "low_lr": 0.256}
+    assert convergence[list(claimed)].round(3).to_dict() == claimed
+
+
+def test_the_published_summary_has_the_columns_of_a_runs(tmp_path: Path):
+    run = load_run(write_experiment(tmp_path / "run", ["baseline"]))
+    assert list(published_summary().columns) == list(summarise(run).columns)
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({}, None),
+        ({"model.d_model": 96, "model.d_ff": 384}, "model size: d_model 96 instead of 384"),
+        ({"model.d_ff": 1024}, "model size: d_ff 1024 instead of 1536"),
+        ({"model.positions": "rope"}, "positions rope instead of none"),
+        ({"optim.learning_rate": 1e-3}, "learning_rate 0.001 instead of 0.0003"),
+        ({"data.seq_len": 128}, "seq_len 128 instead of 512"),
+        ({"budget.steps": 1000, "budget.eval_every": 200}, "1,000 steps instead of 2,000"),
+        ({"budget.max_steps": 3}, "stopped after 3 of 2,000 steps"),
+        (
+            {"budget.eval_every": 100},
+            "last evaluated after 95% of the steps instead of 80%",
+        ),
+    ],
+)
+def test_differences_of_a_trial(tmp_path: Path, values: dict[str, Any], reason: str | None):
+    run = write_experiment(tmp_path / "run", ["baseline", "high_lr"])
+    write_trial(run, "baseline", [], result=COMPLETE, values=values)
+    assert differences(load_run(run)) == ([reason] if reason else [])
+    assert differences(load_run(run), "high_lr") == []
+
+
+def test_differences_of_a_run(tmp_path: Path):
+    data = {"corpus": "builtin", "tokenizer": "builtin", "train_documents": 480}
+    run = write_experiment(tmp_path / "run", [], data=data, protocol="as-described")
+    described = {"model.positions": "rope", "optim.beta2": 0.95, "optim.warmup_fraction": 0.1}
+    write_trial(run, "baseline", [], values=described)
+    write_trial(run, "my-own", [], values={"model.d_model": 64})
+    assert differences(load_run(run)) == [
+        "corpus builtin instead of HuggingFaceTB/smollm-corpus",
+        "tokenizer builtin instead of HuggingFaceTB/SmolLM-135M",
+        "train_documents 480 instead of 500",
+        "protocol as-described instead of as-run",
+    ]
+
+
+def test_a_kind_of_difference_is_told_once(tmp_path: Path):
+    run = write_experiment(tmp_path / "run", ["baseline", "small_model"])
+    small = {"model.n_heads": 4, "model.n_layers": 8, "data.batch_size": 12}
+    write_trial(run, "baseline", [], values={"model.d_model": 96})
+    write_trial(run, "small_model", [], values={"model.d_model": 64} | small)
+    assert differences(load_run(run)) == ["model size: d_model 96 instead of 384"]
+    assert differences(load_run(run), "small_model") == ["model size: d_model 64 instead of 256"]

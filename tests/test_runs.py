@@ -1,0 +1,154 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.runs import load_run
+
+BASELINE = {
+    "model.vocab_size": 49_152,
+    "model.d_model": 384,
+    "model.n_heads": 6,
+    "model.n_layers": 12,
+    "model.d_ff": 1536,
+    "model.positions": "none",
+    "optim.learning_rate": 3e-4,
+    "optim.beta1": 0.9,
+    "optim.beta2": 0.999,
+    "optim.weight_decay": 0.1,
+    "optim.eps": 1e-8,
+    "optim.clip_norm": 1.0,
+    "optim.warmup_fraction": 0.0,
+    "optim.final_lr_fraction": 0.1,
+    "data.batch_size": 8,
+    "data.seq_len": 512,
+    "budget.steps": 2000,
+    "budget.max_steps": None,
+    "budget.report_every": 20,
+    "budget.eval_every": 400,
+    "budget.eval_batches": 20,
+}
+
+
+def write_experiment(folder: Path, names: list[str], *, seeds: int = 1, **other: Any) -> Path:
+    """An experiment on the study's own data, with `other` written over it."""
+    data = {
+        "corpus": "HuggingFaceTB/smollm-corpus",
+        "tokenizer": "HuggingFaceTB/SmolLM-135M",
+        "train_documents": 500,
+    }
+    experiment = {
+        "name": "a-run",
+        "protocol": "as-run",
+        "configurations": names,
+        "seeds": list(range(seeds)),
+        "data": data | other.pop("data", {}),
+    }
+    folder.mkdir()
+    (folder / "experiment.json").write_text(json.dumps(experiment | other))
+    return folder
+
+
+def write_trial(
+    run: Path,
+    name: str,
+    rows: list[dict[str, Any]],
+    *,
+    seed: int = 0,
+    result: dict[str, Any] | None = None,
+    values: dict[str, Any] | None = None,
+) -> Path:
+    """A trial of the study's baseline with `values` changed; without a `result` it is running."""
+    config: dict[str, Any] = {"precision": "bf16", "seed": seed}
+    for path, value in (BASELINE | (values or {})).items():
+        section, field = path.split(".")
+        config.setdefault(section, {})[field] = value
+    folder = run / name / f"seed{seed}"
+    folder.mkdir(parents=True)
+    trial = {"key": "k", "name": name, "seed": seed, "data_fingerprint": "f", "config": config}
+    (folder / "config.json").write_text(json.dumps(trial))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if result:
+        (folder / "result.json").write_text(json.dumps(result))
+    return folder
+
+
+COMPLETE = {"status": "COMPLETE", "reason": None, "diverged": False, "parameters": 40_117_632}
+ROWS = [{"step": 1, "train_loss": 10.5}, {"step": 21, "train_loss": float("nan")}]
+
+
+def test_trials_in_every_state_and_their_rows(tmp_path: Path):
+    run = write_experiment(tmp_path / "run", ["baseline", "high_lr", "low_lr", "short_seq"])
+    write_trial(run, "high_lr", ROWS)
+    write_trial(run, "baseline", ROWS, result=COMPLETE, values={"budget.steps": 21})
+    failed = {"status": "FAILED", "reason": "loss is NaN", "diverged": True}
+    write_trial(run, "low_lr", [], result=failed)
+    loaded = load_run(run)
+    trials = loaded.trials.set_index("configuration")
+    assert trials["status"].to_dict() == {
+        "baseline": "COMPLETE",
+        "high_lr": "RUNNING",
+        "low_lr": "FAILED",
+        "short_seq": "WAITING",
+    }
+    assert trials.loc["low_lr", "reason"] == "loss is NaN"
+    assert trials["diverged"].to_list() == [False, False, True, False]
+    assert trials["steps_done"].to_list() == [21, 21, 0, 0]
+    assert trials.loc["baseline", "budget.steps"] == 21
+    assert trials.loc["baseline", "parameters"] == 40_117_632
+    assert loaded.experiment["name"] == "a-run"
+    rows = loaded.rows.set_index(["configuration", "seed", "step"])["train_loss"]
+    assert len(rows) == 4
+    assert rows["baseline", 0, 1] == 10.5
+    assert rows.isna()["high_lr", 0, 21]
+
+
+def test_a_run_that_has_only_begun(tmp_path: Path):
+    loaded = load_run(write_experiment(tmp_path / "run", ["baseline"], seeds=2))
+    assert loaded.trials["status"].to_list() == ["WAITING", "WAITING"]
+    assert loaded.rows.empty
+
+
+def test_a_last_line_that_is_cut_off_is_left_out(tmp_path: Path):
+    run = write_experiment(tmp_path / "run", ["baseline"])
+    metrics = write_trial(run, "baseline", ROWS) / "metrics.jsonl"
+    with metrics.open("a") as file:
+        file.write('{"step": 41, "train_lo')
+    assert load_run(run).rows["step"].to_list() == [1, 21]
+
+
+@pytest.mark.parametrize("broken", ['{"step": 2, "tr', "17", '{"tokens": 3}', "", "\0\0\0\0"])
+def test_a_broken_line_in_the_middle_is_named(tmp_path: Path, broken: str):
+    run = write_experiment(tmp_path / "run", ["baseline"])
+    metrics = write_trial(run, "baseline", []) / "metrics.jsonl"
+    metrics.write_text(f'{{"step": 1}}\n{broken}\n{{"step": 21}}\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 is no row") as error:
+        load_run(run)
+    assert str(metrics) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_rows_that_were_written_twice_are_named(tmp_path: Path):
+    run = write_experiment(tmp_path / "run", ["baseline"])
+    write_trial(run, "baseline", [{"step": 1}, {"step": 21}, {"step": 21}])
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 3 has step 21 after step 21"):
+        load_run(run)
+
+
+def test_what_is_no_run_folder(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"run folder .*nowhere does not exist: .* runs/grid"):
+        load_run(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"has no experiment\.json: .* runs/grid"):
+        load_run(tmp_path)
+    with pytest.raises(ValueError, match="has no trial yet"):
+        load_run(write_experiment(tmp_path / "run", []))
+
+
+@pytest.mark.parametrize("name", ["config.json", "result.json"])
+def test_a_file_that_is_not_json_is_named(tmp_path: Path, name: str):
+    run = write_experiment(tmp_path / "run", ["baseline"])
+    file = write_trial(run, "baseline", ROWS, result=COMPLETE) / name
+    file.write_text('{"status": "COMP')
+    with pytest.raises(ValueError, match=r"cannot be read \(Unterminated string.*start the run"):
+        load_run(run)

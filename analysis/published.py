@@ -28,7 +28,7 @@ COLUMN_REASONS = {
 _STEPS = 2000
 _LAST_EVALUATION = 0.8  # of the steps
 _DATA = {
-    "corpus": "HuggingFaceTB/smollm-corpus",
+    "corpus": "HuggingFaceTB/smollm-corpus:cosmopedia-v2",
     "tokenizer": "HuggingFaceTB/SmolLM-135M",
     "train_documents": 500,
 }

@@ -48,7 +48,7 @@ class Batches:
             raise ValueError(
                 f"the corpus has {len(tokens.train):,} training tokens: too few for a batch of"
                 f" data.batch_size {config.batch_size} windows of data.seq_len {config.seq_len} in"
-                " both the training and the validation tenth; use a larger corpus or a smaller batch"
+                " both training windows and their validation tenth; use a larger corpus or smaller batch"
             )
         windows = np.random.default_rng([seed, SPLIT_STREAM]).permutation(n_windows)
         self._validation, self._training = windows[:n_validation], windows[n_validation:]

@@ -32,8 +32,8 @@ def load_documents(corpus: str, count: int) -> list[str]:
         documents = _hub_documents(corpus, count)
     else:
         raise ValueError(
-            f"corpus {corpus}: no such file or folder; give a {', '.join(FILE_KINDS)} file, a folder"
-            " of them, a hub name owner/name[:configuration], or builtin"
+            f"corpus {corpus}: no such file or folder; give a {', '.join(FILE_KINDS)} file, a"
+            " folder of them, a hub name owner/name[:configuration], or builtin"
         )
     for number, text in enumerate(documents, 1):
         if not text.strip():

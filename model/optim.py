@@ -38,7 +38,7 @@ class OptimConfig:
         Linear warmup over warmup_fraction · steps, then a half cosine down to final_lr_fraction;
         without warmup this is the reference's schedule as run.
         """
-        warmup = round(self.warmup_fraction * steps)
+        warmup = int(self.warmup_fraction * steps)
         if step < warmup:
             return self.learning_rate * (step + 1) / warmup
         cosine = (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2

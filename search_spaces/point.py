@@ -1,0 +1,158 @@
+"""One point of a search space: everything that decides a trial's numbers, and its key."""
+
+import ast
+import dataclasses
+import difflib
+import hashlib
+import json
+import typing
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, Self
+
+from data.batches import BatchConfig
+from model.decoder import DecoderConfig
+from model.optim import OptimConfig
+
+# Raised whenever the training loop's numbers change for an equal configuration.
+NUMERICS_VERSION = 1
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetConfig:
+    """How long to train and when to measure, in optimizer steps.
+
+    The schedule spans `steps`; `max_steps` stops earlier without changing it. Rows are reported
+    after 0-based steps 0, report_every, 2 · report_every, … and at the quarters of `steps`;
+    evaluations follow 0-based steps 0, eval_every, … and the last.
+    Raises ValueError for impossible combinations.
+    """
+
+    steps: int
+    report_every: int
+    eval_every: int
+    eval_batches: int = 20
+    max_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "report_every", "eval_every", "eval_batches", "max_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"budget.{name} is {value}: it must be at least 1")
+        if self.eval_every % self.report_every:
+            raise ValueError(
+                f"budget.eval_every is {self.eval_every}: it must be a multiple of"
+                f" budget.report_every {self.report_every}"
+            )
+
+    @property
+    def last_step(self) -> int:
+        """Number of updates after which training ends."""
+        return min(self.steps, self.max_steps or self.steps)
+
+    def window_ends(self) -> list[int]:
+        """Numbers of updates done at which a row is reported; the windows between them tile."""
+        ends = {step + 1 for step in range(0, self.steps, self.report_every)}
+        ends |= {self.steps * quarter // 4 for quarter in (1, 2, 3, 4)} | {self.last_step}
+        return sorted(end for end in ends if 0 < end <= self.last_step)
+
+    def evaluates_at(self, updates: int) -> bool:
+        """Whether the row after so many updates is an evaluation."""
+        return (updates - 1) % self.eval_every == 0 or updates == self.last_step
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialConfig:
+    """A resolved point: model, optimizer, batch, budget, precision and seed."""
+
+    model: DecoderConfig
+    optim: OptimConfig
+    data: BatchConfig
+    budget: BudgetConfig
+    precision: Precision
+    seed: int = 0
+
+    def with_values(self, values: Mapping[str, Any]) -> Self:
+        """A new configuration with `{"optim.learning_rate": 1e-3, …}` put in.
+
+        Raises ValueError for an unknown path, a wrong type or a combination that cannot be.
+        """
+        top = {path: value for path, value in values.items() if "." not in path}
+        result = replace(self, **{path: _checked(self, path, path, v) for path, v in top.items()})
+        sections: dict[str, dict[str, Any]] = {}
+        for path in values.keys() - top.keys():
+            section, field = path.split(".", 1)
+            sections.setdefault(section, {})[field] = values[path]
+        for section, fields in sections.items():
+            part = getattr(result, section, None)
+            if not dataclasses.is_dataclass(part) or isinstance(part, type):
+                raise _unknown(f"{section}.{next(iter(fields))}")
+            checked = {f: _checked(part, f, f"{section}.{f}", v) for f, v in fields.items()}
+            result = replace(result, **{section: replace(part, **checked)})
+        return result
+
+    def key(self, data_fingerprint: str) -> str:
+        """Identity of the trial: equal keys mean equal numbers, so one of them need not run."""
+        identity = [asdict(self), data_fingerprint, NUMERICS_VERSION]
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The configuration whose `asdict` gave `values`."""
+        sections = typing.get_type_hints(cls)
+        return cls(
+            **{
+                name: sections[name](**value) if isinstance(value, dict) else value
+                for name, value in values.items()
+            }
+        )
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """`optim.learning_rate=1e-3` as a path and a Python value; raises ValueError if it is none."""
+    path, equals, value = text.partition("=")
+    if not (path and equals and value):
+        raise ValueError(f"'{text}' is not an assignment: write it as optim.learning_rate=1e-3")
+    try:
+        return path, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return path, value
+
+
+def _paths() -> list[str]:
+    """All dotted paths of a TrialConfig."""
+    paths: list[str] = []
+    for name, kind in typing.get_type_hints(TrialConfig).items():
+        if dataclasses.is_dataclass(kind):
+            paths += [f"{name}.{field.name}" for field in dataclasses.fields(kind)]
+        else:
+            paths.append(name)
+    return paths
+
+
+def _unknown(path: str) -> ValueError:
+    keys = _paths()
+    close = difflib.get_close_matches(path, keys, 1, cutoff=0.5)
+    meant = f" (did you mean {close[0]}?)" if close else ""
+    return ValueError(f"unknown key '{path}'{meant}: use one of {', '.join(keys)}")
+
+
+def _checked(part: Any, field: str, path: str, value: Any) -> Any:
+    """`value` as the field's type, a whole number passing for a float."""
+    kind = typing.get_type_hints(type(part)).get(field)
+    if kind is None or dataclasses.is_dataclass(kind):
+        raise _unknown(path)
+    if typing.get_origin(kind) is Literal:
+        if value in typing.get_args(kind):
+            return value
+        allowed = " or ".join(typing.get_args(kind))
+        raise ValueError(f"{path} is {value!r}: it must be {allowed}")
+    allowed_kinds = typing.get_args(kind) or (kind,)
+    if float in allowed_kinds and type(value) is int:
+        return float(value)
+    if type(value) not in allowed_kinds:
+        names = " or ".join("None" if k is type(None) else k.__name__ for k in allowed_kinds)
+        raise ValueError(f"{path} is {value!r}: it must be of type {names}")
+    return value

@@ -1,0 +1,250 @@
+"""The command line. Commands load what they need when called: Ray and torch take seconds."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from analysis.runs import load_run
+from analysis.tables import beside_published, render, write_csv
+
+if TYPE_CHECKING:
+    from tune.experiment import Experiment
+    from tune.ledger import TrialSpec
+
+app = typer.Typer(
+    help="Hyperparameter search for quarter-hour pretraining runs of small language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+TABLE_WIDTH = 100
+
+Profile = Annotated[str, typer.Option(help="quick (two CPU cores) or paper (the reference).")]
+Protocol = Annotated[str, typer.Option(help="as-run or as-described.")]
+Corpus = Annotated[
+    str | None,
+    typer.Option(help="builtin, a file or folder, or a hub name. Default: the profile's."),
+]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(help="builtin, a file or folder, or a hub name. Default: the profile's."),
+]
+MaxSteps = Annotated[
+    int | None, typer.Option(help="Stop after so many steps; the schedule stays as it is.")
+]
+Precision = Annotated[
+    str | None, typer.Option(help="fp32, bf16 or fp16. Default: the best of the device.")
+]
+CpusPerTrial = Annotated[
+    float | None, typer.Option(help="CPU cores of a trial. Default: 1, or a share beside a GPU.")
+]
+GpusPerTrial = Annotated[
+    float | None, typer.Option(help="GPUs of a trial, e.g. 0.25. Default: 1 if there is one.")
+]
+Name = Annotated[str | None, typer.Option(help="Name of the run folder.")]
+Runs = Annotated[Path, typer.Option(help="Folder of all run folders.")]
+
+
+@app.command()
+def grid(
+    profile: Profile = "quick",
+    protocol: Protocol = "as-run",
+    seeds: Annotated[int, typer.Option(help="Seeds of each configuration.")] = 1,
+    corpus: Corpus = None,
+    tokenizer: Tokenizer = None,
+    max_steps: MaxSteps = None,
+    precision: Precision = None,
+    cpus_per_trial: CpusPerTrial = None,
+    gpus_per_trial: GpusPerTrial = None,
+    name: Name = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Train the six reference configurations under Ray Tune; print the paper's tables beside ours.
+
+    The same command again adopts what has finished and goes on with what has not.
+    """
+    from tune.grid import run_trials
+    from tune.progress import TrialsProgress
+
+    with bad_input():
+        if seeds < 1:
+            raise ValueError(f"--seeds is {seeds}: it must be at least 1")
+        experiment = _experiment(
+            "grid", None, profile=profile, protocol=protocol, corpus=corpus, tokenizer=tokenizer,
+            values=_settings(max_steps, precision), seeds=tuple(range(seeds)), name=name, runs=runs,
+            cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial,
+        )  # fmt: skip
+    console = Console()
+    with _opened(experiment):
+        todo = experiment.open_trials()
+        console.print(_headline(experiment, len(todo)))
+        if todo:
+            with TrialsProgress(console, todo, len(experiment.trials()) - len(todo)) as progress:
+                run_trials(todo, experiment.tokens, experiment.resources, progress)
+    _report(console, experiment)
+
+
+@app.command()
+def run(
+    configuration: Annotated[str, typer.Argument(help="One of the six: baseline, high_lr, …")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting, e.g. optim.learning_rate=1e-3; may be repeated."),
+    ] = None,
+    profile: Profile = "quick",
+    protocol: Protocol = "as-run",
+    corpus: Corpus = None,
+    tokenizer: Tokenizer = None,
+    max_steps: MaxSteps = None,
+    precision: Precision = None,
+    cpus_per_trial: CpusPerTrial = None,
+    gpus_per_trial: GpusPerTrial = None,
+    name: Name = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Train one configuration in this process, without Ray: the way to debug."""
+    from search_spaces.point import parse_assignment
+
+    with bad_input():
+        settings = dict(parse_assignment(text) for text in set_ or [])
+        values = {**settings, **_settings(max_steps, precision)}
+        experiment = _experiment(
+            "run", configuration, profile=profile, protocol=protocol, corpus=corpus,
+            tokenizer=tokenizer, values=values, seeds=(int(values.get("seed", 0)),), name=name,
+            runs=runs, cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial,
+        )  # fmt: skip
+    console = Console()
+    with _opened(experiment):
+        todo = experiment.open_trials()
+        console.print(_headline(experiment, len(todo)))
+        for spec in todo:
+            _train_here(console, experiment, spec)
+    _report(console, experiment)
+
+
+@contextmanager
+def bad_input() -> Iterator[None]:
+    """End with one line and exit code 2 where what the user gave cannot be used."""
+    try:
+        yield
+    except ValueError as error:
+        raise typer.TyperException(" ".join(str(error).split())) from error
+    except OSError as error:
+        raise typer.TyperException(
+            f"{error.filename}: {error.strerror}; choose a folder that can be written with --runs"
+        ) from error
+
+
+def _settings(max_steps: int | None, precision: str | None) -> dict[str, Any]:
+    settings = {"budget.max_steps": max_steps, "precision": precision}
+    return {path: value for path, value in settings.items() if value is not None}
+
+
+def _experiment(
+    kind: str,
+    only: str | None,
+    *,
+    name: str | None,
+    runs: Path,
+    cpus_per_trial: float | None,
+    gpus_per_trial: float | None,
+    **asked: Any,
+) -> "Experiment":
+    """Resolve the user's options; the run folder is named after what is not the default."""
+    from tune.experiment import build_experiment
+    from tune.resources import plan_resources
+
+    parts = [kind, only, asked["profile"], asked["protocol"]]
+    parts += [f"{path}={value}" for path, value in asked["values"].items()]
+    default = "-".join(part for part in parts if part and part not in ("quick", "as-run"))
+    if name and Path(name).name != name:
+        raise ValueError(f"--name is '{name}': it must be a plain name; --runs takes the folder")
+    return build_experiment(
+        kind=kind,
+        only=only,
+        folder=runs / (name or default),
+        resources=plan_resources(cpus_per_trial, gpus_per_trial),
+        **asked,
+    )
+
+
+@contextmanager
+def _opened(experiment: "Experiment") -> Iterator[None]:
+    """The experiment's folder, held; only entering it can be the user's fault."""
+    with ExitStack() as stack:
+        with bad_input():
+            stack.enter_context(experiment.opened())
+        yield
+
+
+def _train_here(console: Console, experiment: "Experiment", spec: "TrialSpec") -> None:
+    """Train one trial in this process."""
+    import torch
+
+    from tune.progress import TrialsProgress
+    from tune.resources import keep_freed_memory
+    from tune.trial import Trial
+
+    resources = experiment.resources
+    torch.set_num_threads(resources.threads)
+    keep_freed_memory()
+    trial = Trial(spec, experiment.tokens, torch.device(resources.device), trials_on_device=1)
+    with TrialsProgress(console, [spec], 0) as progress:
+        for row in trial.rows():
+            progress.update(spec.label, row)
+        progress.end(spec.label)
+
+
+def _headline(experiment: "Experiment", n_todo: int) -> str:
+    """What runs, on what, and what need not run again."""
+    data, manifest = experiment.profile.data, experiment.tokens.manifest
+    resources = experiment.resources
+    precision = next(iter(experiment.configurations.values())).precision
+    n_trials = len(experiment.trials())
+    ended = f", {n_trials - n_todo} of them finished before" if n_todo < n_trials else ""
+    return (
+        f"{experiment.folder}: {n_trials} trials{ended}, profile {experiment.profile.name},"
+        f" protocol {experiment.protocol}, {precision} on {resources.device},"
+        f" {resources.concurrency} at once\n"
+        f"data {data.corpus}: {manifest.train_documents} documents, {manifest.train_tokens:,}"
+        f" tokens, {manifest.heldout_documents} held out; tokenizer {data.tokenizer},"
+        f" {manifest.vocab_size:,} entries; fingerprint {manifest.fingerprint}"
+    )
+
+
+def _report(console: Console, experiment: "Experiment") -> None:
+    """Print and write the tables; exit code 1 if a trial failed, 130 if some were stopped."""
+    folder = experiment.folder
+    comparisons = beside_published(load_run(folder))
+    wide = Console(width=max(TABLE_WIDTH, console.width))
+    for comparison in comparisons:
+        wide.print(render(comparison))
+    write_csv(comparisons, folder / "tables")
+    results = {spec.label: spec.result() for spec in experiment.trials()}
+    failed = [label for label, result in results.items() if result and result.reason]
+    stopped = [label for label, result in results.items() if not result]
+    console.print(f"{len(results) - len(failed) - len(stopped)} of {len(results)} trials complete")
+    for label in failed:
+        console.print(f"FAILED {label}: {results[label].reason}")
+    if stopped:
+        console.print(f"stopped: {', '.join(stopped)}; the same command goes on from there")
+    console.print(f"run folder {folder}, tables in {folder / 'tables'}")
+    if failed or stopped:
+        raise typer.Exit(1 if failed else 130)
+
+
+def main() -> None:
+    """Entry point: one line and exit code 2 for bad input."""
+    try:
+        sys.exit(app(standalone_mode=False))
+    except typer.TyperException as error:
+        print(f"quarterhour: {error.format_message()}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("quarterhour: stopped; the same command goes on from there", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,228 @@
+"""A run folder, resolved before anything trains: what runs in it, on which data and machine."""
+
+import json
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from data.batches import Batches
+from data.files import write_text
+from data.tokens import TokenData, prepare_tokens
+from search_spaces.point import NUMERICS_VERSION, TrialConfig
+from search_spaces.profiles import PROFILES, Profile
+from search_spaces.reference import reference_configurations
+from tune.ledger import TrialSpec, adopt, finished_folders
+from tune.resources import Resources, best_precision, describe_hardware
+
+PACKAGES = ("quarterhour", "torch", "ray", "datasets", "transformers", "tokenizers", "numpy")
+BYTES_PER_PARAMETER = 12  # of a checkpoint: weights and AdamW's two moments in fp32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Named configurations x seeds on one data set. `values` are the user's own settings."""
+
+    kind: str
+    folder: Path
+    profile: Profile
+    protocol: str
+    values: Mapping[str, Any]
+    configurations: Mapping[str, TrialConfig]
+    seeds: tuple[int, ...]
+    tokens: TokenData
+    resources: Resources
+
+    def trials(self) -> list[TrialSpec]:
+        """All trials, seed by seed."""
+        return [
+            TrialSpec(
+                name=name,
+                config=replace(config, seed=seed),
+                data_fingerprint=self.tokens.manifest.fingerprint,
+                folder=self.folder / name / f"seed{seed}",
+            )
+            for seed, (name, config) in product(self.seeds, self.configurations.items())
+        ]
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Hold the run folder with its `experiment.json` written; refuse what does not fit in.
+
+        Raises ValueError for a folder of another experiment or in use, and for too small a disk.
+        """
+        self._check_disk()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.folder / ".lock", timeout=0):
+                description = self._merged(self.describe())
+                write_text(self.folder / "experiment.json", json.dumps(description, indent=2))
+                yield
+        except Timeout as error:
+            raise ValueError(
+                f"{self.folder} is in use by another quarterhour: wait for it or pass --name"
+            ) from error
+
+    def open_trials(self) -> list[TrialSpec]:
+        """Trials that have to run: those whose key no folder beside this run has finished."""
+        finished = finished_folders(self.folder.parent)
+        todo: list[TrialSpec] = []
+        for spec in self.trials():
+            source = finished.get(spec.key)
+            result = spec.result()
+            if result and result.final:
+                continue
+            if source:
+                adopt(spec, source)
+            else:
+                spec.clear_result()
+                todo.append(spec)
+        return todo
+
+    def describe(self) -> dict[str, Any]:
+        """What `experiment.json` holds: everything that a reader of the results has to know."""
+        return {
+            "name": self.folder.name,
+            "kind": self.kind,
+            "profile": self.profile.name,
+            "protocol": self.protocol,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seeds": list(self.seeds),
+            "configurations": list(self.configurations),
+            "resolved": {name: asdict(config) for name, config in self.configurations.items()},
+            "numerics_version": NUMERICS_VERSION,
+            "data": asdict(self.profile.data) | asdict(self.tokens.manifest),
+            "versions": {"python": platform.python_version()}
+            | {package: version(package) for package in PACKAGES},
+            "git_commit": _git_commit(),
+            "hardware": describe_hardware(self.resources.device),
+            "resources": asdict(self.resources)
+            | {"threads": self.resources.threads, "concurrency": self.resources.concurrency},
+        }
+
+    def _merged(self, new: dict[str, Any]) -> dict[str, Any]:
+        """`new` with the seeds and the birth of the folder's own; ValueError if they differ."""
+        path = self.folder / "experiment.json"
+        if not path.exists():
+            return new
+        old = json.loads(path.read_text())
+        for what in ("data.fingerprint", "numerics_version", "resolved"):
+            difference = _first_difference(_get(old, what), _get(new, what), what)
+            if difference:
+                raise ValueError(
+                    f"{self.folder} was made with {difference}: pass --name for another folder"
+                )
+        seeds = sorted({*old["seeds"], *new["seeds"]})
+        return new | {"created": old["created"], "seeds": seeds}
+
+    def _check_disk(self) -> None:
+        """Room for every trial's checkpoint and one more that is being written."""
+        sizes = [config.model.parameters for config in self.configurations.values()]
+        files = sum(sizes) * len(self.seeds) + max(sizes) * self.resources.concurrency
+        needed = files * BYTES_PER_PARAMETER
+        existing = next(path for path in (self.folder, *self.folder.parents) if path.exists())
+        free = shutil.disk_usage(existing).free
+        if free < needed:
+            raise ValueError(
+                f"{self.folder} needs up to {needed / 1e9:.1f} GB for checkpoints and its disk has"
+                f" {free / 1e9:.1f} GB free: free some, or pass --runs with a folder elsewhere"
+            )
+
+
+def build_experiment(
+    *,
+    kind: str,
+    profile: str,
+    protocol: str,
+    corpus: str | None,
+    tokenizer: str | None,
+    only: str | None,
+    values: Mapping[str, Any],
+    seeds: tuple[int, ...],
+    folder: Path,
+    resources: Resources,
+) -> Experiment:
+    """Resolve what the user asked for: all six configurations, or `only` one of them.
+
+    Raises ValueError for anything that cannot be trained, before anything trains.
+    """
+    if profile not in PROFILES:
+        raise ValueError(f"unknown profile '{profile}': use {' or '.join(PROFILES)}")
+    chosen = PROFILES[profile]
+    data = replace(
+        chosen.data,
+        corpus=corpus or chosen.data.corpus,
+        tokenizer=tokenizer or chosen.data.tokenizer,
+    )
+    chosen = replace(chosen, data=data)
+    six = reference_configurations(chosen, protocol)
+    if only and only not in six:
+        raise ValueError(f"unknown configuration '{only}': use one of {', '.join(six)}")
+    # Settings are checked before the corpus is read, which may take a while.
+    settings = {"precision": best_precision(resources.device), **values}
+    six = {name: six[name].with_values(settings) for name in ([only] if only else six)}
+    tokens = prepare_tokens(data)
+    configurations = {name: _with_vocabulary(c, values, tokens) for name, c in six.items()}
+    for config in configurations.values():
+        Batches(tokens, config.data, config.seed)
+    return Experiment(
+        kind=kind,
+        folder=folder,
+        profile=chosen,
+        protocol=protocol,
+        values=values,
+        configurations=configurations,
+        seeds=seeds,
+        tokens=tokens,
+        resources=resources,
+    )
+
+
+def _with_vocabulary(
+    config: TrialConfig, values: Mapping[str, Any], tokens: TokenData
+) -> TrialConfig:
+    vocab_size = values.get("model.vocab_size", tokens.manifest.vocab_size)
+    if vocab_size < tokens.manifest.vocab_size:
+        raise ValueError(
+            f"model.vocab_size is {vocab_size}: the tokenizer has {tokens.manifest.vocab_size}"
+            " entries; leave it out, or give at least that"
+        )
+    return config.with_values({"model.vocab_size": vocab_size})
+
+
+def _git_commit() -> str | None:
+    """Commit of this source tree, with `+changes` where files differ from it; None outside git."""
+
+    def git(*arguments: str) -> str | None:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return done.stdout.strip()
+
+    commit = git("rev-parse", "HEAD")
+    return f"{commit}+changes" if commit and git("status", "--porcelain") else commit
+
+
+def _get(values: Any, path: str) -> Any:
+    for name in path.split("."):
+        values = values[name]
+    return values
+
+
+def _first_difference(old: Any, new: Any, path: str) -> str | None:
+    """The first place where two JSON values differ, in words; None where they are equal."""
+    if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
+        parts = (_first_difference(old[name], new[name], f"{path}.{name}") for name in new)
+        return next((part for part in parts if part), None)
+    return None if old == new else f"{path} {old}, and this is {new}"

@@ -1,0 +1,186 @@
+"""One trial from its first step, or its checkpoint, to its result. No Ray in it."""
+
+import json
+import math
+import statistics
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.batches import Batches
+from data.files import write_file, write_text
+from data.tokens import TokenData
+from model.sampling import PROMPTS, continue_tokens
+from tune.ledger import CHECKPOINT, Row, Status, TrialSpec
+from tune.recorder import Recorder
+from tune.resources import peak_memory_bytes, reset_peak_memory
+from tune.trainer import Stopwatch, Trainer
+
+CHECKPOINT_SECONDS = 30.0
+SAMPLE_TOKENS = 40
+
+
+class Trial:
+    """Trains `spec` in its folder; begun trials go on from their last checkpoint.
+
+    `trials_on_device` tells how many trials may share the device, since that slows each.
+    """
+
+    def __init__(
+        self, spec: TrialSpec, tokens: TokenData, device: torch.device, trials_on_device: int
+    ) -> None:
+        self.spec = spec
+        self.config = spec.config
+        self.tokens = tokens
+        self.device = device
+        self.trials_on_device = trials_on_device
+        self.batches = Batches(tokens, self.config.data, self.config.seed)
+        self.trainer = Trainer(self.config, device)
+        self.seconds = 0.0
+        reset_peak_memory(device)
+
+    def rows(self) -> Iterator[Row]:
+        """Train, and yield each row as soon as it is written; the result is there by the last.
+
+        A loss that is not finite ends the trial as FAILED: training again would come to the same.
+        """
+        self.spec.write_config()
+        self._load_checkpoint()
+        recorder = Recorder(self.spec.folder, self.trainer.step)
+        self._saved_at = time.monotonic()
+        try:
+            for end in self.config.budget.window_ends():
+                if end <= self.trainer.step:
+                    continue
+                recorder.write(row := self._train_to(end))
+                if end == self.config.budget.last_step or not math.isfinite(row["train_loss"]):
+                    break
+                if time.monotonic() - self._saved_at > CHECKPOINT_SECONDS:
+                    self._save_checkpoint(recorder)
+                yield row
+            self._finish(recorder)
+            yield recorder.last_row
+        finally:
+            recorder.close()
+
+    def _train_to(self, end: int) -> Row:
+        """Train one window, up to `end` updates; its row, with an evaluation where one is due."""
+        evaluates = self.config.budget.evaluates_at(end)
+        stopwatch = Stopwatch(self.device)
+        losses: list[Tensor] = []
+        norms: list[Tensor] = []
+        train_batch: Row = {}
+        for step in range(self.trainer.step, end):
+            begin = stopwatch.mark()
+            batch_BT = self._on_device(self.batches.batch_at(step))
+            if evaluates and step == end - 1:
+                train_batch = self._measure_train_batch(batch_BT)
+                begin = stopwatch.mark()
+            loss, norm = self.trainer.train_step(batch_BT)
+            stopwatch.span(begin)
+            losses.append(loss)
+            norms.append(norm)
+        row = self._window_row(stopwatch.seconds(), torch.stack(losses), torch.stack(norms))
+        return row | self._evaluate(train_batch) if evaluates else row
+
+    def _window_row(self, seconds: list[float], losses: Tensor, norms: Tensor) -> Row:
+        """The measures that every row has; reading the losses is the window's only wait."""
+        self.seconds += sum(seconds)
+        tokens_per_step = self.config.data.batch_size * self.config.data.seq_len
+        tokens = self.trainer.step * tokens_per_step
+        step_seconds = statistics.fmean(seconds)
+        return {
+            "step": self.trainer.step,
+            "tokens": tokens,
+            "epochs": tokens / len(self.tokens.train),
+            "flops": tokens * self.config.model.flops_per_token(self.config.data.seq_len),
+            "seconds": self.seconds,
+            "window_steps": len(seconds),
+            "train_loss": losses.mean().item(),
+            "train_loss_last": losses[-1].item(),
+            "train_loss_min": losses.min().item(),
+            "grad_norm": norms.mean().item(),
+            "learning_rate": self.trainer.learning_rate,
+            "step_seconds": step_seconds,
+            "step_seconds_std": statistics.pstdev(seconds),
+            "tokens_per_second": tokens_per_step / step_seconds,
+            "peak_memory_bytes": peak_memory_bytes(self.device),
+            "trials_on_device": self.trials_on_device,
+        }
+
+    def _measure_train_batch(self, batch_BT: Tensor) -> Row:
+        """The reference's training-batch measures: with the weights before the batch's update."""
+        begin = time.perf_counter()
+        metrics = self.trainer.metrics(batch_BT)
+        row: Row = {f"train_batch_{name}": value for name, value in metrics.items()}
+        return row | {"eval_seconds": time.perf_counter() - begin}
+
+    def _evaluate(self, train_batch: Row) -> Row:
+        """Both validation sets, after the update, added to the training batch's measures."""
+        begin = time.perf_counter()
+        row = train_batch | self._leaky_metrics() | self._heldout_metrics()
+        return row | {"eval_seconds": train_batch["eval_seconds"] + time.perf_counter() - begin}
+
+    def _leaky_metrics(self) -> Row:
+        """The reference's validation measures: means over batches, perplexity's too."""
+        batches = self.batches.leaky_validation(self.config.budget.eval_batches)
+        metrics = [self.trainer.metrics(self._on_device(batch)) for batch in batches]
+        return {f"eval_{name}": statistics.fmean(m[name] for m in metrics) for name in metrics[0]}
+
+    def _heldout_metrics(self) -> Row:
+        """Loss in nats a token, and in bits a byte, which does not depend on the tokenizer."""
+        nats = 0.0
+        for batch in self.batches.heldout():
+            nats += self.trainer.loss(self._on_device(batch)) * batch[:, 1:].size
+        manifest = self.tokens.manifest
+        return {
+            "heldout_loss": nats / (manifest.heldout_tokens - 1),
+            "heldout_bits_per_byte": nats / math.log(2) / manifest.heldout_bytes,
+        }
+
+    def _on_device(self, batch: np.ndarray) -> Tensor:
+        return torch.from_numpy(batch).to(self.device, non_blocking=True)
+
+    def _save_checkpoint(self, recorder: Recorder) -> None:
+        recorder.sync()
+        state = {"trainer": self.trainer.state_dict(), "seconds": self.seconds}
+        write_file(self.spec.folder / CHECKPOINT, lambda path: torch.save(state, path))
+        self._saved_at = time.monotonic()
+
+    def _load_checkpoint(self) -> None:
+        path = self.spec.folder / CHECKPOINT
+        if path.exists():
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            self.trainer.load_state_dict(state["trainer"])
+            self.seconds = state["seconds"]
+
+    def _finish(self, recorder: Recorder) -> None:
+        """Write the result: last, since nothing is written to the folder after it."""
+        row = recorder.last_row
+        if not math.isfinite(row["train_loss"]):
+            reason = f"loss is {row['train_loss']} after {row['step']} updates"
+            self.spec.write_result(Status.FAILED, row, reason=reason, diverged=True)
+            return
+        self._write_samples(recorder)
+        self._save_checkpoint(recorder)
+        self.spec.write_result(Status.COMPLETE, row)
+
+    def _write_samples(self, recorder: Recorder) -> None:
+        """Continue the five prompts: to `samples.json` and to the events."""
+        tokenizer = self.tokens.tokenizer()
+        samples: list[dict[str, str]] = []
+        for number, prompt in enumerate(PROMPTS):
+            ids = tokenizer.encode(prompt, add_special_tokens=False).ids
+            continued = continue_tokens(
+                self.trainer.model,
+                ids,
+                new_tokens=SAMPLE_TOKENS,
+                seq_len=self.config.data.seq_len,
+                seed=self.config.seed,
+            )
+            samples.append({"prompt": prompt, "continuation": tokenizer.decode(continued)})
+            recorder.write_sample(number, **samples[-1])
+        write_text(self.spec.folder / "samples.json", json.dumps(samples, indent=2))

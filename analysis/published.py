@@ -65,9 +65,9 @@ def published_summary() -> pd.DataFrame:
     return pd.DataFrame([_summary_row(name, settings[name], run) for name, run in runs.items()])
 
 
-def differences(run: Run, *configurations: str) -> list[str]:
+def differences(run: Run, *configurations: str) -> dict[str, str]:
     """Why measurements of these configurations (of all, if none is named) are not comparable with
-    the published ones; empty where no difference is known.
+    the published ones, by kind of difference; empty where no difference is known.
 
     A kind of difference is told once, as the first of them has it. Configurations that the study
     does not have count for nothing: no published figure stands beside theirs.
@@ -80,7 +80,7 @@ def differences(run: Run, *configurations: str) -> list[str]:
         study = _study_config(settings[trial["configuration"]], run.experiment["protocol"])
         for kind, reason in _trial_differences(trial, study).items():
             reasons.setdefault(kind, reason)
-    return list(reasons.values())
+    return reasons
 
 
 def _run_differences(experiment: dict[str, Any]) -> dict[str, str]:
@@ -102,23 +102,24 @@ def _trial_differences(trial: dict[str, Any], study: dict[str, Any]) -> dict[str
             reasons.setdefault(kind, reason)
     steps, stop = trial["budget.steps"], trial["budget.max_steps"]
     if pd.notna(stop) and stop < steps:
-        reasons["stop"] = f"stopped after {stop:,.0f} of {steps:,.0f} steps"
+        reasons["number of steps"] = f"stopped after {stop:,.0f} of {steps:,.0f} steps"
     evaluated = last_evaluation(steps, trial["budget.eval_every"]) / steps
     if abs(evaluated - _LAST_EVALUATION) > 0.01:
-        reasons["evaluation"] = (
+        reasons["last evaluation"] = (
             f"last evaluated after {evaluated:.0%} of the steps instead of {_LAST_EVALUATION:.0%}"
         )
     return reasons
 
 
 def _reason(path: str, ours: Any, theirs: Any) -> tuple[str, str]:
+    """Kind and wording of one difference."""
     section, field = path.split(".")
     if field == "steps":
-        return path, f"{ours:,.0f} steps instead of {theirs:,}"
+        return field, f"{ours:,.0f} steps instead of {theirs:,}"
     ours, theirs = (value if isinstance(value, str) else f"{value:g}" for value in (ours, theirs))
     if section == "model" and field != "positions":
         return "model size", f"model size: {field} {ours} instead of {theirs}"
-    return path, f"{field} {ours} instead of {theirs}"
+    return field, f"{field} {ours} instead of {theirs}"
 
 
 def _study_config(settings: dict[str, Any], protocol: str) -> dict[str, Any]:

@@ -46,9 +46,9 @@ class Batches:
         n_validation = int(n_windows * VALIDATION_SHARE)
         if min(n_validation, n_windows - n_validation) < config.batch_size:
             raise ValueError(
-                f"the corpus has {len(tokens.train):,} training tokens: too few for a batch of"
-                f" data.batch_size {config.batch_size} windows of data.seq_len {config.seq_len} in"
-                " both training windows and their validation tenth; use a larger corpus or smaller batch"
+                f"the corpus has {len(tokens.train):,} training tokens: too few for one batch of"
+                f" data.batch_size {config.batch_size} windows of data.seq_len {config.seq_len}"
+                " from its training and from its validation windows; use a larger corpus"
             )
         windows = np.random.default_rng([seed, SPLIT_STREAM]).permutation(n_windows)
         self._validation, self._training = windows[:n_validation], windows[n_validation:]

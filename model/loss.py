@@ -106,7 +106,7 @@ def token_metrics(hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor) ->
         p_RV = logits_RV.softmax(1)
         confidence_R = p_RV.amax(1)
         logsumexp_R = logits_RV.amax(1) - confidence_R.log()
-        hits_R5 = logits_RV.topk(5, 1).indices == target_R.unsqueeze(1)
+        hits_R5 = logits_RV.topk(min(5, len(e_VD)), 1).indices == target_R.unsqueeze(1)
         measures_5R = [
             logsumexp_R - logits_RV.gather(1, target_R.unsqueeze(1)).squeeze(1),
             hits_R5[:, 0],

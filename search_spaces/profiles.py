@@ -39,7 +39,7 @@ QUICK = Profile(
         model=DecoderConfig(vocab_size=8_192, d_model=96, n_heads=6, n_layers=3, d_ff=384),
         optim=OptimConfig(learning_rate=1.2e-3),
         data=BatchConfig(batch_size=8, seq_len=128),
-        budget=BudgetConfig(steps=400, report_every=4, eval_every=80, eval_batches=10),
+        budget=BudgetConfig(steps=300, report_every=3, eval_every=60, eval_batches=10),
         precision="fp32",
     ),
 )

@@ -6,9 +6,10 @@ import pandas as pd
 import pytest
 from test_runs import COMPLETE, write_experiment, write_trial
 
+from analysis.comparison import COLUMNS
 from analysis.published import differences, published_summary, published_tables
 from analysis.runs import load_run
-from analysis.tables import COLUMNS, TABLES, summarise
+from analysis.tables import TABLES, summarise
 
 # Cells of the paper that its own recorded data do not give, by what went wrong in the paper.
 FROM_ROUNDED_FIGURES = [
@@ -141,8 +142,8 @@ def test_the_published_summary_has_the_columns_of_a_runs(tmp_path: Path):
 def test_differences_of_a_trial(tmp_path: Path, values: dict[str, Any], reason: str | None):
     run = write_experiment(tmp_path / "run", ["baseline", "high_lr"])
     write_trial(run, "baseline", [], result=COMPLETE, values=values)
-    assert differences(load_run(run)) == ([reason] if reason else [])
-    assert differences(load_run(run), "high_lr") == []
+    assert list(differences(load_run(run)).values()) == ([reason] if reason else [])
+    assert not differences(load_run(run), "high_lr")
 
 
 def test_differences_of_a_run(tmp_path: Path):
@@ -151,12 +152,12 @@ def test_differences_of_a_run(tmp_path: Path):
     described = {"model.positions": "rope", "optim.beta2": 0.95, "optim.warmup_fraction": 0.1}
     write_trial(run, "baseline", [], values=described)
     write_trial(run, "my-own", [], values={"model.d_model": 64})
-    assert differences(load_run(run)) == [
-        "corpus builtin instead of HuggingFaceTB/smollm-corpus",
-        "tokenizer builtin instead of HuggingFaceTB/SmolLM-135M",
-        "train_documents 480 instead of 500",
-        "protocol as-described instead of as-run",
-    ]
+    assert differences(load_run(run)) == {
+        "corpus": "corpus builtin instead of HuggingFaceTB/smollm-corpus:cosmopedia-v2",
+        "tokenizer": "tokenizer builtin instead of HuggingFaceTB/SmolLM-135M",
+        "train_documents": "train_documents 480 instead of 500",
+        "protocol": "protocol as-described instead of as-run",
+    }
 
 
 def test_a_kind_of_difference_is_told_once(tmp_path: Path):
@@ -164,5 +165,6 @@ def test_a_kind_of_difference_is_told_once(tmp_path: Path):
     small = {"model.n_heads": 4, "model.n_layers": 8, "data.batch_size": 12}
     write_trial(run, "baseline", [], values={"model.d_model": 96})
     write_trial(run, "small_model", [], values={"model.d_model": 64} | small)
-    assert differences(load_run(run)) == ["model size: d_model 96 instead of 384"]
-    assert differences(load_run(run), "small_model") == ["model size: d_model 64 instead of 256"]
+    both, small_only = differences(load_run(run)), differences(load_run(run), "small_model")
+    assert both == {"model size": "model size: d_model 96 instead of 384"}
+    assert small_only == {"model size": "model size: d_model 64 instead of 256"}

@@ -34,7 +34,7 @@ BASELINE = {
 def write_experiment(folder: Path, names: list[str], *, seeds: int = 1, **other: Any) -> Path:
     """An experiment on the study's own data, with `other` written over it."""
     data = {
-        "corpus": "HuggingFaceTB/smollm-corpus",
+        "corpus": "HuggingFaceTB/smollm-corpus:cosmopedia-v2",
         "tokenizer": "HuggingFaceTB/SmolLM-135M",
         "train_documents": 500,
     }

@@ -1,5 +1,6 @@
 """The command line. Commands load what they need when called: Ray and torch take seconds."""
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -9,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from analysis.comparison import beside_published, render, write_csv
+from analysis.published import differences
 from analysis.runs import load_run
-from analysis.tables import beside_published, render, write_csv
 
 if TYPE_CHECKING:
     from tune.experiment import Experiment
@@ -87,6 +89,7 @@ def grid(
             with TrialsProgress(console, todo, len(experiment.trials()) - len(todo)) as progress:
                 run_trials(todo, experiment.tokens, experiment.resources, progress)
     _report(console, experiment)
+    _end(console, experiment)
 
 
 @app.command()
@@ -124,7 +127,9 @@ def run(
         console.print(_headline(experiment, len(todo)))
         for spec in todo:
             _train_here(console, experiment, spec)
-    _report(console, experiment)
+    for spec in experiment.trials():
+        _print_result(console, spec)
+    _end(console, experiment)
 
 
 @contextmanager
@@ -200,6 +205,17 @@ def _train_here(console: Console, experiment: "Experiment", spec: "TrialSpec") -
         progress.end(spec.label)
 
 
+def _print_result(console: Console, spec: "TrialSpec") -> None:
+    """The trial's last measures and one of its samples."""
+    result = spec.result()
+    if result and not result.reason:
+        names = ("train_loss_last", "eval_loss", "heldout_loss", "heldout_bits_per_byte")
+        losses = ", ".join(f"{name} {result.metrics[name]:.3f}" for name in names)
+        console.print(f"{spec.label}: {losses}")
+        sample = json.loads((spec.folder / "samples.json").read_text())[0]
+        console.print(f"sample: {sample['prompt']}{sample['continuation']}", markup=False)
+
+
 def _headline(experiment: "Experiment", n_todo: int) -> str:
     """What runs, on what, and what need not run again."""
     data, manifest = experiment.profile.data, experiment.tokens.manifest
@@ -218,13 +234,21 @@ def _headline(experiment: "Experiment", n_todo: int) -> str:
 
 
 def _report(console: Console, experiment: "Experiment") -> None:
-    """Print and write the tables; exit code 1 if a trial failed, 130 if some were stopped."""
-    folder = experiment.folder
-    comparisons = beside_published(load_run(folder))
+    """Print the tables and write them as csv."""
+    folder = experiment.folder / "tables"
+    measured = load_run(experiment.folder)
+    comparisons = beside_published(measured)
     wide = Console(width=max(TABLE_WIDTH, console.width))
     for comparison in comparisons:
         wide.print(render(comparison))
-    write_csv(comparisons, folder / "tables")
+    reasons = "; ".join(differences(measured).values()) or "none"
+    wide.print(f"Differences from the study: {reasons}.", highlight=False)
+    write_csv(comparisons, folder)
+    console.print(f"tables as csv in {folder}")
+
+
+def _end(console: Console, experiment: "Experiment") -> None:
+    """Say how the trials ended: exit code 1 if one failed, 130 if some were stopped."""
     results = {spec.label: spec.result() for spec in experiment.trials()}
     failed = [label for label, result in results.items() if result and result.reason]
     stopped = [label for label, result in results.items() if not result]
@@ -233,7 +257,7 @@ def _report(console: Console, experiment: "Experiment") -> None:
         console.print(f"FAILED {label}: {results[label].reason}")
     if stopped:
         console.print(f"stopped: {', '.join(stopped)}; the same command goes on from there")
-    console.print(f"run folder {folder}, tables in {folder / 'tables'}")
+    console.print(f"run folder {experiment.folder}")
     if failed or stopped:
         raise typer.Exit(1 if failed else 130)
 

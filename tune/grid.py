@@ -1,5 +1,6 @@
 """Trials under Ray Tune: a local cluster for as long as they run, and what became of them."""
 
+import logging
 import os
 import signal
 import tempfile
@@ -58,6 +59,8 @@ def run_trials(
     A trial that raises or whose process dies is tried again from its checkpoint, MAX_FAILURES
     times; then its result is FAILED with the reason.
     """
+    # A failed trial's traceback is in its folder; its reason is shown.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     at_once = min(resources.concurrency, len(todo))
     with _local_cluster(resources) as storage:
         trainable = ray_tune.with_resources(
@@ -77,18 +80,22 @@ def run_trials(
                 storage_path=storage,
                 verbose=0,
                 callbacks=[ProgressCallback(progress)],
+                # Class trainables are saved by Ray at their end unless told otherwise.
+                checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
                 failure_config=ray_tune.FailureConfig(max_failures=MAX_FAILURES),
             ),
         )
         for result in tuner.fit():
             if result.error and result.config:
-                _fail(from_param_space(result.config["trial"]), result.error)
+                spec = from_param_space(result.config["trial"])
+                if not spec.result():
+                    _write_failure(spec, result.error)
 
 
-def _fail(spec: TrialSpec, error: Exception) -> None:
+def _write_failure(spec: TrialSpec, error: Exception) -> None:
+    """The last line of Ray's message is the error that the trial raised."""
     rows = read_rows(spec.folder)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = lines[-1] if lines else type(error).__name__
+    reason = str(error).strip().splitlines()[-1].strip()
     spec.write_result(Status.FAILED, rows[-1] if rows else {}, reason=reason)
 
 
@@ -104,6 +111,7 @@ def _local_cluster(resources: Resources) -> Iterator[str]:
                 num_gpus=int(resources.gpus),
                 include_dashboard=False,
                 log_to_driver=False,
+                logging_level=logging.ERROR,
                 object_store_memory=OBJECT_STORE_BYTES,
                 _temp_dir=folder,
             )

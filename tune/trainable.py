@@ -1,5 +1,6 @@
 """A trial under Ray Tune: each step of the Trainable trains one window and reports its row."""
 
+import traceback
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 from ray import tune as ray_tune
 
+from data.files import write_text
 from data.tokens import TokenData
 from search_spaces.point import TrialConfig
 from tune.ledger import TrialSpec
@@ -48,7 +50,11 @@ class TrialTrainable(ray_tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Train one window. The trial is done when its result is written."""
-        row = next(self._rows)
+        try:
+            row = next(self._rows)
+        except Exception:
+            write_text(self._spec.folder / "error.txt", traceback.format_exc())
+            raise
         return row | {"done": self._spec.result() is not None}
 
     def cleanup(self) -> None:

@@ -76,12 +76,16 @@ def _auto_tokenizer(name: str) -> Tokenizer:
     from transformers import AutoTokenizer  # loading it takes seconds; the built-in never needs it
 
     try:
-        cached = isinstance(huggingface_hub.try_to_load_from_cache(name, "tokenizer.json"), str)
-        if not cached and not Path(name).is_dir():
+        local = Path(name).is_dir() or _in_hub_cache(name)
+        if not local:
             require_hub()
-        return AutoTokenizer.from_pretrained(name, local_files_only=cached).backend_tokenizer
+        return AutoTokenizer.from_pretrained(name, local_files_only=local).backend_tokenizer
     except (OSError, ValueError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
             f"tokenizer {name}: cannot be loaded ({reason}); pass {INSTEAD}"
         ) from error
+
+
+def _in_hub_cache(name: str) -> bool:
+    return isinstance(huggingface_hub.try_to_load_from_cache(name, "tokenizer.json"), str)

@@ -133,8 +133,8 @@ class Experiment:
         free = shutil.disk_usage(existing).free
         if free < needed:
             raise ValueError(
-                f"{self.folder} needs up to {needed / 1e9:.1f} GB for checkpoints and its disk has"
-                f" {free / 1e9:.1f} GB free: free some, or pass --runs with a folder elsewhere"
+                f"{self.folder} needs up to {needed / 1e6:,.0f} MB for checkpoints and its disk has"
+                f" {free / 1e6:,.0f} MB free: free some, or pass --runs with a folder elsewhere"
             )
 
 

@@ -1,0 +1,27 @@
+"""What all tests share: a cache folder of their own, the quick profile's tokens, hypothesis."""
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+from data.tokens import TokenData, prepare_tokens
+from search_spaces.profiles import QUICK
+
+# The same examples every time, on a machine of any speed, and no folder of examples left behind.
+settings.register_profile("tests", deadline=None, derandomize=True, database=None, max_examples=50)
+settings.load_profile("tests")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache folder for this session, so that no test touches the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def tokens(cache: None) -> TokenData:
+    """The quick profile's tokens: seconds, once a session."""
+    return prepare_tokens(QUICK.data)

@@ -1,0 +1,152 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny import write_corpus
+
+import data.corpora
+from tune.cli import main
+from tune.ledger import read_rows
+
+Quarterhour = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def quarterhour(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> Quarterhour:
+    """The command as a user types it, in an empty folder: exit code, output, errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["quarterhour", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        output, errors = capfd.readouterr()
+        return int(ended.value.code or 0), output, errors
+
+    return call
+
+
+BAD_INPUT = [
+    ("run nosuch", "unknown configuration 'nosuch': use one of baseline, high_lr,"),
+    ("run baseline --set optim.lr=1", "unknown key 'optim.lr'"),
+    ("run baseline --set optim.learning_rate=fast", "optim.learning_rate is 'fast'"),
+    ("run baseline --set optim.learning_rate=-1", "optim.learning_rate is -1.0"),
+    ("run baseline --set model.n_heads=5", "model.n_heads is 5: it must divide"),
+    ("run baseline --set data.batch_size=0", "data.batch_size is 0"),
+    ("run baseline --set budget.steps=0", "budget.steps is 0"),
+    ("run baseline --set learning_rate", "'learning_rate' is not an assignment"),
+    ("run baseline --set model.vocab_size=100", "model.vocab_size is 100: the tokenizer has 8192"),
+    ("run baseline --set data.seq_len=400000", "too few for one batch"),
+    ("run", "Missing argument 'configuration'"),
+    ("grid --profile huge", "unknown profile 'huge': use paper or quick"),
+    ("grid --protocol as-hoped", "unknown protocol 'as-hoped': use as-run or as-described"),
+    ("grid --seeds 0", "--seeds is 0"),
+    ("grid --seeds many", "Invalid value for '--seeds'"),
+    ("grid --max-steps 0", "budget.max_steps is 0"),
+    ("grid --precision int8", "precision is 'int8': it must be fp32 or bf16 or fp16"),
+    ("grid --gpus-per-trial 64", "--gpus-per-trial is 64: this machine has"),
+    ("grid --cpus-per-trial 0", "--cpus-per-trial is 0"),
+    ("grid --corpus missing.jsonl", "corpus missing.jsonl: no such file"),
+    ("grid --corpus broken.jsonl", "corpus broken.jsonl, line 2: not a JSON object"),
+    ("grid --corpus empty.jsonl", "corpus empty.jsonl, line 3"),
+    ("grid --corpus small.jsonl", "5 documents are too few"),
+    ("grid --tokenizer broken.jsonl", "tokenizer broken.jsonl: not a tokenizer.json"),
+    ("grid --name a/b", "--name is 'a/b'"),
+    ("grid --runs /dev/null/runs", "/dev/null/runs/grid: Not a directory"),
+    ("grid --profile paper", "the Hugging Face hub cannot be reached"),
+    ("grid --no-such-option", "No such option: --no-such-option"),
+    ("gird", "No such command 'gird'"),
+]
+
+
+@pytest.mark.parametrize(("command", "message"), BAD_INPUT)
+def test_bad_input_ends_in_one_line_and_exit_code_2_before_anything_trains(
+    command: str,
+    message: str,
+    quarterhour: Quarterhour,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    write_corpus(tmp_path / "small.jsonl", documents=5)
+    (tmp_path / "broken.jsonl").write_text('{"text": "a"}\n{"text": \n')
+    (tmp_path / "empty.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n{"text": " "}\n')
+    monkeypatch.setattr(data.corpora, "require_hub", unreachable)
+    code, _, errors = quarterhour(*command.split())
+    assert code == 2
+    assert message in errors
+    assert errors.startswith("quarterhour: ")
+    assert len(errors.splitlines()) == 1
+    assert not list(tmp_path.rglob("metrics.jsonl"))
+
+
+def unreachable() -> None:
+    raise ConnectionError("the Hugging Face hub cannot be reached: no route")
+
+
+def test_a_full_disk_is_told_before_anything_trains(
+    quarterhour: Quarterhour, monkeypatch: pytest.MonkeyPatch
+):
+    usage = shutil.disk_usage("/")._replace(free=2_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    code, _, errors = quarterhour("run", "baseline")
+    assert code == 2
+    assert "needs up to 40 MB for checkpoints and its disk has 2 MB free" in errors
+
+
+def test_a_configuration_trains_without_ray_and_is_adopted_the_second_time(
+    quarterhour: Quarterhour, tmp_path: Path
+):
+    write_corpus(tmp_path / "tiny.jsonl")
+    command = "run small_model --set optim.learning_rate=1e-3 --max-steps 3 --corpus tiny.jsonl"
+    code, output, errors = quarterhour(*command.split())
+    assert (code, errors) == (0, "")
+    run = tmp_path / "runs/run-small_model-optim.learning_rate=0.001-budget.max_steps=3"
+    trial = run / "small_model/seed0"
+    assert (
+        json.loads((trial / "config.json").read_text())["config"]["optim"]["learning_rate"] == 1e-3
+    )
+    rows = read_rows(trial)
+    assert rows[-1]["step"] == 3
+    assert f"heldout_loss {rows[-1]['heldout_loss']:.3f}" in " ".join(output.split())
+    written = (trial / "metrics.jsonl").stat().st_mtime_ns
+    code, output, errors = quarterhour(*command.split(), "--name", "again")
+    assert "1 of them finished before" in " ".join(output.split())
+    adopted = json.loads((tmp_path / "runs/again/small_model/seed0/result.json").read_text())
+    assert adopted["adopted_from"] == str(trial.relative_to(tmp_path))
+    assert (trial / "metrics.jsonl").stat().st_mtime_ns == written
+
+
+def test_a_run_folder_of_other_data_or_settings_is_refused(
+    quarterhour: Quarterhour, tmp_path: Path
+):
+    write_corpus(tmp_path / "tiny.jsonl")
+    write_corpus(tmp_path / "other.jsonl", documents=111)
+    command = "run small_model --max-steps 1 --name mine --corpus"
+    assert quarterhour(*command.split(), "tiny.jsonl")[0] == 0
+    code, _, errors = quarterhour(*command.split(), "other.jsonl")
+    assert code == 2
+    assert "runs/mine was made with data.fingerprint" in errors
+    code, _, errors = quarterhour(*command.replace("1", "2").split(), "tiny.jsonl")
+    assert code == 2
+    assert "resolved.small_model.budget.max_steps 1, and this is 2" in errors
+
+
+def test_a_diverged_trial_is_told_with_its_reason_and_exit_code_1(
+    quarterhour: Quarterhour, tmp_path: Path
+):
+    write_corpus(tmp_path / "tiny.jsonl")
+    command = "run baseline --set optim.learning_rate=1e30 --max-steps 9 --corpus tiny.jsonl"
+    code, output, _ = quarterhour(*command.split())
+    assert code == 1
+    assert "FAILED baseline/seed0: loss is nan after" in " ".join(output.split())
+
+
+def test_help_names_every_command(quarterhour: Quarterhour):
+    code, output, _ = quarterhour("--help")
+    assert code == 0
+    for command in ("grid", "run"):
+        assert command in output

@@ -1,0 +1,110 @@
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.decoder import Decoder, DecoderConfig
+from model.optim import OptimConfig, build_optimizer
+
+RATES = st.floats(1e-6, 10)
+FRACTIONS = st.floats(0, 1)
+WARMUPS = st.floats(0, 1, exclude_max=True)
+
+
+def tiny_decoder() -> Decoder:
+    sizes = {"vocab_size": 20, "d_model": 8, "n_heads": 2, "n_layers": 2, "d_ff": 12}
+    return Decoder(DecoderConfig(**sizes), seed=0)
+
+
+@given(RATES, st.integers(1, 3_000), st.data())
+def test_without_warmup_the_schedule_is_the_studys_as_run(
+    rate: float, steps: int, data: st.DataObject
+):
+    k = data.draw(st.integers(0, steps))
+    expected = rate * (0.1 + 0.9 * (1 + math.cos(math.pi * k / steps)) / 2)
+    assert OptimConfig(learning_rate=rate).learning_rate_at(k, steps) == pytest.approx(expected)
+
+
+@given(RATES, FRACTIONS, st.integers(1, 3_000))
+def test_the_schedule_goes_from_the_full_rate_to_the_final_fraction(
+    rate: float, final: float, steps: int
+):
+    config = OptimConfig(learning_rate=rate, final_lr_fraction=final)
+    assert config.learning_rate_at(0, steps) == pytest.approx(rate)
+    assert config.learning_rate_at(steps, steps) == pytest.approx(final * rate, abs=1e-12 * rate)
+
+
+def test_the_studys_baseline_is_at_its_middle_rate_half_way():
+    config = OptimConfig(learning_rate=3e-4)
+    assert config.learning_rate_at(1_000, 2_000) == pytest.approx(3e-4 * 0.55)
+    assert config.learning_rate_at(2_000, 2_000) == pytest.approx(3e-5)
+
+
+@given(RATES, WARMUPS, FRACTIONS, st.integers(1, 200))
+def test_warmup_rises_in_equal_steps_to_the_full_rate_and_the_rest_falls(
+    rate: float, warmup_fraction: float, final: float, steps: int
+):
+    config = OptimConfig(
+        learning_rate=rate, warmup_fraction=warmup_fraction, final_lr_fraction=final
+    )
+    warmup = int(warmup_fraction * steps)
+    rates = [config.learning_rate_at(step, steps) for step in range(steps + 1)]
+    expected = [rate * (step + 1) / warmup for step in range(warmup)]
+    assert rates[:warmup] == pytest.approx(expected)
+    assert rates[warmup] == pytest.approx(rate)
+    assert max(rates) <= rate * (1 + 1e-12)
+    falling = rates[warmup:]
+    assert all(b <= a * (1 + 1e-12) for a, b in zip(falling, falling[1:], strict=False))
+    assert rates[-1] == pytest.approx(final * rate, abs=1e-12 * rate)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("learning_rate", 0.0, "above 0"),
+        ("learning_rate", -1e-3, "above 0"),
+        ("learning_rate", math.nan, "above 0"),
+        ("learning_rate", math.inf, "above 0"),
+        ("eps", 0.0, "above 0"),
+        ("clip_norm", 0.0, "above 0"),
+        ("weight_decay", -0.1, "at least 0"),
+        ("weight_decay", math.nan, "at least 0"),
+        ("beta1", 1.0, "at least 0 and below 1"),
+        ("beta2", -0.1, "at least 0 and below 1"),
+        ("warmup_fraction", 1.0, "at least 0 and below 1"),
+        ("final_lr_fraction", 1.1, "within 0 and 1"),
+        ("final_lr_fraction", math.nan, "within 0 and 1"),
+    ],
+)
+def test_a_value_out_of_range_is_named(field: str, value: float, allowed: str):
+    values: dict[str, Any] = {"learning_rate": 1e-3} | {field: value}
+    with pytest.raises(ValueError, match=rf"^optim\.{field} is {value}: it must be {allowed}$"):
+        OptimConfig(**values)
+
+
+def test_the_bounds_themselves_are_allowed():
+    OptimConfig(learning_rate=1e-3, weight_decay=0.0, beta1=0.0, beta2=0.0, final_lr_fraction=0.0)
+    OptimConfig(learning_rate=1e-3, warmup_fraction=0.0, final_lr_fraction=1.0)
+
+
+def test_adamw_has_the_configured_values():
+    config = OptimConfig(learning_rate=2e-3, beta1=0.8, beta2=0.95, weight_decay=0.3, eps=1e-7)
+    (group,) = build_optimizer(tiny_decoder(), config).param_groups
+    assert (group["lr"], group["betas"], group["eps"]) == (2e-3, (0.8, 0.95), 1e-7)
+    assert group["weight_decay"] == 0.3
+    assert group["fused"]
+
+
+def test_weight_decay_shrinks_every_parameter_norms_and_embedding_too():
+    model = tiny_decoder()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = build_optimizer(model, OptimConfig(learning_rate=0.5, weight_decay=0.1))
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    assert len(before) == 2 + 2 * 6
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.detach(), before[name] * (1 - 0.5 * 0.1), msg=name)

@@ -1,0 +1,78 @@
+import pytest
+import torch
+
+from model.decoder import Decoder, DecoderConfig
+from model.sampling import PROMPTS, continue_tokens
+
+VOCAB = 30
+
+
+@pytest.fixture
+def model() -> Decoder:
+    config = DecoderConfig(
+        vocab_size=VOCAB, d_model=16, n_heads=2, n_layers=1, d_ff=16, positions="rope"
+    )
+    decoder = Decoder(config, seed=0)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in decoder.parameters():  # so that the context shows in the distribution
+        parameter.data.normal_(std=0.5, generator=generator)
+    return decoder
+
+
+def sample(model: Decoder, prompt: list[int], *, seq_len: int = 8, seed: int = 0) -> list[int]:
+    return continue_tokens(model, prompt, new_tokens=40, seq_len=seq_len, seed=seed)
+
+
+def test_equal_seeds_give_equal_text_and_others_do_not(model: Decoder):
+    torch.manual_seed(1)
+    first = sample(model, [1, 2])
+    torch.manual_seed(2)
+    assert sample(model, [1, 2]) == first
+    assert sample(model, [1, 2], seed=1) != first
+
+
+def test_as_many_token_ids_come_as_asked_for_and_the_prompt_stays_as_it_is(model: Decoder):
+    prompt = [1, 2, 3]
+    assert continue_tokens(model, prompt, new_tokens=0, seq_len=8, seed=0) == []
+    drawn = sample(model, prompt)
+    assert len(drawn) == 40
+    assert prompt == [1, 2, 3]
+    assert set(drawn) <= set(range(VOCAB))
+
+
+def first_tokens(model: Decoder, prompt: list[int], seq_len: int) -> list[int]:
+    """The first token after the prompt for each of 30 seeds."""
+    draws = [
+        continue_tokens(model, prompt, new_tokens=1, seq_len=seq_len, seed=seed)
+        for seed in range(30)
+    ]
+    return [token for (token,) in draws]
+
+
+def test_the_model_sees_the_window_it_was_trained_on_and_no_more(model: Decoder):
+    one, other = [1, 2, 5, 6, 7, 8], [9, 9, 9, 5, 6, 7, 8]
+    assert first_tokens(model, one, 4) == first_tokens(model, other, 4)
+    assert first_tokens(model, one, 5) != first_tokens(model, other, 5)
+
+
+def test_a_sure_model_says_what_it_is_sure_of(model: Decoder):
+    model.final_norm.weight.data.mul_(1e4)
+    text = [3, 1, 4]
+    for _ in range(40):
+        window = torch.tensor([text[-8:]])
+        text.append(int(model.logits(model(window))[0, -1].argmax()))
+    assert sample(model, [3, 1, 4]) == text[3:]
+    assert sample(model, [3, 1, 4], seed=1) == text[3:]
+
+
+def test_tokens_are_drawn_in_the_models_proportions(model: Decoder):
+    model.embedding.weight.data.zero_()
+    drawn = continue_tokens(model, [0], new_tokens=1_500, seq_len=1, seed=0)
+    counts = torch.bincount(torch.tensor(drawn), minlength=VOCAB)
+    assert counts.min() > 20
+    assert counts.max() < 90
+
+
+def test_there_are_five_different_prompts_and_none_is_blank():
+    assert len(set(PROMPTS)) == 5
+    assert all(prompt == prompt.strip() != "" for prompt in PROMPTS)

@@ -1,0 +1,209 @@
+import json
+import math
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny import exact_rows, tiny_config, tiny_spec, tiny_tokens, train, write_spec
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import tune.trial
+from data.tokens import TokenData
+from model.sampling import PROMPTS
+from tune.ledger import Status, read_rows
+from tune.recorder import TAGS
+from tune.trainer import Trainer
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> TokenData:
+    return tiny_tokens(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="module")
+def finished(tokens: TokenData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of an undisturbed trial."""
+    spec = tiny_spec(tmp_path_factory.mktemp("undisturbed"), tokens)
+    train(spec, tokens)
+    return spec.folder
+
+
+@pytest.fixture
+def _checkpoint_every_row(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tune.trial, "CHECKPOINT_SECONDS", -1.0)
+
+
+def test_windows_tile_the_run_and_evaluations_are_where_the_reference_has_them(finished: Path):
+    rows = read_rows(finished)
+    assert [row["step"] for row in rows] == [1, 3, 5, 7, 9, 10, 11, 13, 15, 17, 19, 20]
+    assert sum(row["window_steps"] for row in rows) == 20
+    evaluated = [row["step"] for row in rows if "eval_loss" in row]
+    assert evaluated == [1, 5, 9, 13, 17, 20]
+    for row in rows:
+        assert ("heldout_loss" in row) == (row["step"] in evaluated)
+
+
+def test_rows_are_consistent(finished: Path, tokens: TokenData):
+    rows = read_rows(finished)
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+    last = rows[-1]
+    assert last["tokens"] == 20 * 4 * 16
+    assert last["flops"] == last["tokens"] * tiny_config().model.flops_per_token(16)
+    assert last["epochs"] == pytest.approx(last["tokens"] / len(tokens.train))
+    assert last["learning_rate"] == pytest.approx(3e-4)
+    seconds = sum(row["step_seconds"] * row["window_steps"] for row in rows)
+    assert last["seconds"] == pytest.approx(seconds)
+    manifest = tokens.manifest
+    bits = last["heldout_loss"] / math.log(2) * (manifest.heldout_tokens - 1)
+    assert last["heldout_bits_per_byte"] == pytest.approx(bits / manifest.heldout_bytes)
+    for row in rows:
+        assert row["train_loss_min"] <= row["train_loss"]
+        if row["window_steps"] == 1:
+            assert row["train_loss"] == row["train_loss_last"] == row["train_loss_min"]
+
+
+def test_training_learns(finished: Path):
+    rows = read_rows(finished)
+    assert rows[-1]["heldout_loss"] < rows[0]["heldout_loss"] - 0.3
+
+
+def test_train_batch_measures_are_of_the_weights_before_the_update(finished: Path):
+    first = read_rows(finished)[0]
+    assert first["train_batch_loss"] == pytest.approx(first["train_loss"], rel=1e-6)
+    assert first["train_batch_perplexity"] == pytest.approx(math.exp(first["train_loss"]))
+
+
+def test_a_finished_folder_holds_everything(finished: Path):
+    names = {path.name for path in finished.iterdir() if "tfevents" not in path.name}
+    assert names == {"config.json", "metrics.jsonl", "result.json", "checkpoint.pt", "samples.json"}
+    result = json.loads((finished / "result.json").read_text())
+    assert result["status"] == "COMPLETE"
+    assert result["metrics"] == read_rows(finished)[-1]
+    samples = json.loads((finished / "samples.json").read_text())
+    assert [sample["prompt"] for sample in samples] == list(PROMPTS)
+    assert all(sample["continuation"] for sample in samples)
+
+
+def test_events_give_back_the_rows(finished: Path):
+    events = EventAccumulator(str(finished))
+    events.Reload()
+    for name, tag in TAGS.items():
+        rows = [row for row in read_rows(finished) if name in row]
+        scalars = events.Scalars(tag)
+        assert [scalar.step for scalar in scalars] == [row["step"] for row in rows]
+        values = [row[name] for row in rows]
+        assert [scalar.value for scalar in scalars] == pytest.approx(values, rel=1e-6)
+
+
+@pytest.mark.usefixtures("_checkpoint_every_row")
+@pytest.mark.parametrize("stops", [[1], [5], [11], [2, 3, 4]])
+def test_a_resumed_trial_has_the_rows_of_an_undisturbed_one(
+    stops: list[int], tokens: TokenData, finished: Path, tmp_path: Path
+):
+    spec = tiny_spec(tmp_path, tokens)
+    for rows in stops:
+        train(spec, tokens, rows)
+        assert spec.result() is None
+    train(spec, tokens)
+    assert exact_rows(spec.folder) == exact_rows(finished)
+
+
+def test_a_trial_stopped_before_its_first_checkpoint_starts_again(
+    tokens: TokenData, finished: Path, tmp_path: Path
+):
+    spec = tiny_spec(tmp_path, tokens)
+    train(spec, tokens, rows=6)
+    assert not (spec.folder / "checkpoint.pt").exists()
+    train(spec, tokens)
+    assert exact_rows(spec.folder) == exact_rows(finished)
+
+
+@pytest.mark.usefixtures("_checkpoint_every_row")
+def test_a_cut_off_last_line_is_written_again(tokens: TokenData, finished: Path, tmp_path: Path):
+    spec = tiny_spec(tmp_path, tokens)
+    train(spec, tokens, rows=7)
+    with (spec.folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 15, "tok')
+    train(spec, tokens)
+    assert exact_rows(spec.folder) == exact_rows(finished)
+
+
+@pytest.mark.slow
+def test_a_trial_killed_at_random_moments_has_the_rows_of_an_undisturbed_one(
+    tokens: TokenData, finished: Path, tmp_path: Path
+):
+    spec = tiny_spec(tmp_path, tokens)
+    write_spec(tmp_path / "spec.json", spec, tokens)
+    script = Path(__file__).parent / "train_tiny.py"
+    command = [sys.executable, str(script), str(tmp_path / "spec.json")]
+    rng = random.Random(1)
+    kills = 0
+    while spec.result() is None:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert process.stdout
+        process.stdout.readline()  # it is about to train
+        time.sleep(rng.uniform(0.0, 0.4))
+        if kills < 8:
+            process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+        process.stdout.close()
+    assert kills >= 5
+    assert exact_rows(spec.folder) == exact_rows(finished)
+
+
+def test_a_loss_that_is_not_finite_ends_the_trial_as_failed(tokens: TokenData, tmp_path: Path):
+    spec = tiny_spec(tmp_path, tokens, optim__learning_rate=1e30)
+    train(spec, tokens)
+    result = spec.result()
+    assert result
+    assert result.status is Status.FAILED
+    assert result.diverged
+    assert result.final
+    assert "after 3 updates" in (result.reason or "")
+    assert len(read_rows(spec.folder)) == 2
+
+
+def test_max_steps_stops_early_on_the_same_schedule(
+    tokens: TokenData, finished: Path, tmp_path: Path
+):
+    spec = tiny_spec(tmp_path, tokens, budget__max_steps=8)
+    train(spec, tokens)
+    rows, whole = exact_rows(spec.folder), exact_rows(finished)
+    assert [row["step"] for row in rows] == [1, 3, 5, 7, 8]
+    assert rows[:4] == whole[:4]
+    assert "heldout_loss" in rows[-1]
+
+
+def test_bf16_trains_to_nearly_the_same_loss(tokens: TokenData, finished: Path, tmp_path: Path):
+    spec = tiny_spec(tmp_path, tokens, precision="bf16")
+    train(spec, tokens)
+    for ours, theirs in zip(read_rows(spec.folder), read_rows(finished), strict=True):
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=2e-2)
+
+
+class ReadsForbidden(TorchDispatchMode):
+    """Fails where a value is read from a tensor, which on a GPU would wait for it."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        assert "_local_scalar_dense" not in str(func)
+        assert "nonzero" not in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_reads_nothing_from_the_device(precision: str):
+    trainer = Trainer(tiny_config(precision=precision), torch.device("cpu"))
+    batch = torch.randint(8_192, (4, 17))
+    with ReadsForbidden():
+        trainer.train_step(batch)
+    with pytest.raises(AssertionError), ReadsForbidden():
+        trainer.loss(batch)

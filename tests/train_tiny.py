@@ -1,0 +1,27 @@
+"""Train the trial of a file that `tiny.write_spec` wrote, with a checkpoint at every row."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from tiny import train
+
+import tune.trial
+from data.tokens import TokenData
+from search_spaces.point import TrialConfig
+from tune.ledger import TrialSpec
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    tune.trial.CHECKPOINT_SECONDS = -1.0
+    fields = json.loads(Path(sys.argv[1]).read_text())
+    tokens = TokenData(Path(fields["tokens"]))
+    spec = TrialSpec(
+        name=fields["name"],
+        config=TrialConfig.from_dict(fields["config"]),
+        data_fingerprint=tokens.manifest.fingerprint,
+        folder=Path(fields["folder"]),
+    )
+    print("training", flush=True)
+    train(spec, tokens)

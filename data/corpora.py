@@ -1,6 +1,7 @@
 """Documents of a corpus: the built-in one, files on disk, or a data set of the Hugging Face hub."""
 
 import json
+import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -13,6 +14,7 @@ from data.files import cache_folder, write_text
 from data.hub import require_hub
 
 FILE_KINDS = (".jsonl", ".parquet", ".txt")
+HUB_NAME = r"\w[\w.-]*/[\w.-]+(:[\w.-]+)?"
 INSTEAD = "--corpus with a file, a folder, or builtin"
 
 
@@ -27,18 +29,27 @@ def load_documents(corpus: str, count: int) -> list[str]:
     if corpus == "builtin":
         return builtin_documents()[:count]
     if Path(corpus).exists():
-        documents = list(islice(_read_path(Path(corpus)), count))
-    elif "/" in corpus.strip("./") and Path(corpus).suffix not in FILE_KINDS:
-        documents = _hub_documents(corpus, count)
-    else:
+        return list(islice(_read_path(Path(corpus)), count))
+    if re.fullmatch(HUB_NAME, corpus) and Path(corpus).suffix not in FILE_KINDS:
+        return _hub_documents(corpus, count)
+    raise ValueError(
+        f"corpus {corpus}: no such file or folder; give a {', '.join(FILE_KINDS)} file, a folder"
+        " of them, a hub name owner/name[:configuration], or builtin"
+    )
+
+
+def _checked(text: Any, place: str) -> str:
+    """`text` if it is text that a tokenizer can read, and not empty."""
+    if not isinstance(text, str) or not text.strip():
         raise ValueError(
-            f"corpus {corpus}: no such file or folder; give a {', '.join(FILE_KINDS)} file, a"
-            " folder of them, a hub name owner/name[:configuration], or builtin"
+            f"corpus {place}: the 'text' field holds {text!r:.40}; it must be text that is not"
+            " empty: mend or remove it"
         )
-    for number, text in enumerate(documents, 1):
-        if not text.strip():
-            raise ValueError(f"corpus {corpus}: document {number} is empty; remove it")
-    return documents
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"corpus {place}: text that is not Unicode ({error}); mend it") from error
+    return text
 
 
 def _read_path(path: Path) -> Iterator[str]:
@@ -51,7 +62,9 @@ def _read_path(path: Path) -> Iterator[str]:
     elif path.suffix == ".jsonl":
         yield from _read_jsonl(path)
     elif path.suffix == ".parquet":
-        yield from _dataset_texts(str(path), "parquet", data_files=str(path))
+        texts = _dataset_texts(str(path), "parquet", data_files=str(path))
+        for number, text in enumerate(texts, 1):
+            yield _checked(text, f"{path}, row {number}")
     elif path.suffix == ".txt":
         yield from _read_paragraphs(path)
     else:
@@ -67,12 +80,7 @@ def _read_jsonl(path: Path) -> Iterator[str]:
                 f"corpus {path}, line {number}: not a JSON object with a 'text' field"
                 f" ({type(error).__name__}: {error}); mend or remove the line"
             ) from error
-        if not isinstance(text, str) or not text.strip():
-            raise ValueError(
-                f"corpus {path}, line {number}: the 'text' field holds {text!r:.40}; it must be"
-                " text that is not empty"
-            )
-        yield text
+        yield _checked(text, f"{path}, line {number}")
 
 
 def _read_paragraphs(path: Path) -> Iterator[str]:

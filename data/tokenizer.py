@@ -80,8 +80,8 @@ def _auto_tokenizer(name: str) -> Tokenizer:
         if not local:
             require_hub()
         return AutoTokenizer.from_pretrained(name, local_files_only=local).backend_tokenizer
-    except (OSError, ValueError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # errors of several libraries, KeyError among them
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"tokenizer {name}: cannot be loaded ({reason}); pass {INSTEAD}"
         ) from error

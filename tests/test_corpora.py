@@ -117,13 +117,13 @@ def test_a_jsonl_line_that_is_no_document_is_named(line: str, reason: str, tmp_p
 def test_an_empty_row_of_a_parquet_file_is_named(nothing: str | None, tmp_path: Path):
     path = write_parquet(tmp_path / "corpus.parquet", ["a", nothing, "c"])
     assert load_documents(str(path), 1) == ["a"]
-    with pytest.raises(ValueError, match=f"^corpus {path}: document 2 "):
+    with pytest.raises(ValueError, match=f"^corpus {path}, row 2: "):
         load_documents(str(path), 3)
 
 
 def test_a_parquet_file_of_numbers_is_refused(tmp_path: Path):
     path = write_parquet(tmp_path / "corpus.parquet", [1, 2])
-    with pytest.raises(ValueError, match=f"^corpus {path}: "):
+    with pytest.raises(ValueError, match=f"^corpus {path}, row 1: "):
         load_documents(str(path), 2)
 
 
@@ -228,7 +228,7 @@ def test_hub_data_sets_counts_and_parts_are_cached_apart(hub: list[Any]):
 def test_a_stream_that_breaks_off_leaves_nothing_in_the_cache(
     hub: list[Any], monkeypatch: pytest.MonkeyPatch
 ):
-    def break_off(*arguments: Any, **options: Any) -> Iterator[dict[str, str]]:  # noqa: ARG001
+    def break_off(*arguments: Any, **options: Any) -> Iterator[dict[str, str]]:
         yield {"text": TEXTS[0]}
         raise OSError("connection lost")
 

@@ -126,7 +126,7 @@ def test_failed_trials_have_a_reason_and_stop_no_other(tokens: TokenData, tmp_pa
     good = [tiny_spec(tmp_path, tokens, seed=seed) for seed in (0, 1)]
     diverging = tiny_spec(tmp_path, tokens, "diverging", optim__learning_rate=1e30)
     raising = tiny_spec(tmp_path, tokens, "raising")
-    (raising.folder / "samples.json").mkdir(parents=True)  
+    (raising.folder / "samples.json").mkdir(parents=True)
     run([diverging, raising, *good], tokens, TWO_AT_ONCE)
     assert [spec.result().status for spec in good] == [Status.COMPLETE] * 2  # pyright: ignore
     reasons = [spec.result().reason for spec in (diverging, raising)]  # pyright: ignore

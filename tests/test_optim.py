@@ -1,3 +1,4 @@
+import itertools
 import math
 from typing import Any
 
@@ -57,7 +58,7 @@ def test_warmup_rises_in_equal_steps_to_the_full_rate_and_the_rest_falls(
     assert rates[warmup] == pytest.approx(rate)
     assert max(rates) <= rate * (1 + 1e-12)
     falling = rates[warmup:]
-    assert all(b <= a * (1 + 1e-12) for a, b in zip(falling, falling[1:], strict=False))
+    assert all(b <= a * (1 + 1e-12) for a, b in itertools.pairwise(falling))
     assert rates[-1] == pytest.approx(final * rate, abs=1e-12 * rate)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -133,7 +133,7 @@ def run(
 
 
 @contextmanager
-def bad_input() -> Iterator[None]:
+def bad_input() -> Generator[None]:
     """End with one line and exit code 2 where what the user gave cannot be used."""
     try:
         yield
@@ -179,7 +179,7 @@ def _experiment(
 
 
 @contextmanager
-def _opened(experiment: "Experiment") -> Iterator[None]:
+def _opened(experiment: "Experiment") -> Generator[None]:
     """The experiment's folder, held; only entering it can be the user's fault."""
     with ExitStack() as stack:
         with bad_input():
@@ -250,11 +250,11 @@ def _report(console: Console, experiment: "Experiment") -> None:
 def _end(console: Console, experiment: "Experiment") -> None:
     """Say how the trials ended: exit code 1 if one failed, 130 if some were stopped."""
     results = {spec.label: spec.result() for spec in experiment.trials()}
-    failed = [label for label, result in results.items() if result and result.reason]
+    failed = {label: r.reason for label, r in results.items() if r and r.reason}
     stopped = [label for label, result in results.items() if not result]
     console.print(f"{len(results) - len(failed) - len(stopped)} of {len(results)} trials complete")
-    for label in failed:
-        console.print(f"FAILED {label}: {results[label].reason}")
+    for label, reason in failed.items():
+        console.print(f"FAILED {label}: {reason}", markup=False)
     if stopped:
         console.print(f"stopped: {', '.join(stopped)}; the same command goes on from there")
     console.print(f"run folder {experiment.folder}")

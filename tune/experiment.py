@@ -4,7 +4,7 @@ import json
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -55,7 +55,7 @@ class Experiment:
         ]
 
     @contextmanager
-    def opened(self) -> Iterator[None]:
+    def opened(self) -> Generator[None]:
         """Hold the run folder with its `experiment.json` written; refuse what does not fit in.
 
         Raises ValueError for a folder of another experiment or in use, and for too small a disk.

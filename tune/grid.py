@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -100,7 +100,7 @@ def _write_failure(spec: TrialSpec, error: Exception) -> None:
 
 
 @contextmanager
-def _local_cluster(resources: Resources) -> Iterator[str]:
+def _local_cluster(resources: Resources) -> Generator[str]:
     """A cluster of this machine alone, gone at the end with its files; gives Tune's folder."""
     with tempfile.TemporaryDirectory(prefix="qh") as folder:
         before = signal.getsignal(signal.SIGTERM)

@@ -118,7 +118,7 @@ def read_result(folder: Path) -> Result | None:
     if not path.exists():
         return None
     fields = json.loads(path.read_text())
-    return Result(**{**fields, "status": Status(fields["status"])})
+    return Result(status=Status(fields.pop("status")), **fields)
 
 
 def read_rows(folder: Path) -> list[Row]:

@@ -28,14 +28,20 @@ def to_param_space(spec: TrialSpec) -> dict[str, Any]:
 
 def from_param_space(values: dict[str, Any]) -> TrialSpec:
     """The trial whose `to_param_space` gave `values`."""
-    config = TrialConfig.from_dict(values["config"])
-    return TrialSpec(**{**values, "config": config, "folder": Path(values["folder"])})
+    return TrialSpec(
+        name=values["name"],
+        config=TrialConfig.from_dict(values["config"]),
+        data_fingerprint=values["data_fingerprint"],
+        folder=Path(values["folder"]),
+    )
 
 
 class TrialTrainable(ray_tune.Trainable):
     """Keeps its state in the trial's own folder, so it never saves a checkpoint through Ray."""
 
-    def setup(self, config: dict[str, Any], tokens_folder: str, resources: Resources) -> None:
+    def setup(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, config: dict[str, Any], tokens_folder: str, resources: Resources
+    ) -> None:
         """Take up the trial `config["trial"]`."""
         torch.set_num_threads(resources.threads)
         keep_freed_memory()

@@ -4,7 +4,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ class Trial:
         self.seconds = 0.0
         reset_peak_memory(device)
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Generator[Row]:
         """Train, and yield each row as soon as it is written; the result is there by the last.
 
         A loss that is not finite ends the trial as FAILED: training again would come to the same.

@@ -1,0 +1,103 @@
+from dataclasses import replace
+from itertools import chain
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.batches import BatchConfig, Batches
+from data.tokens import TokenData
+from search_spaces.profiles import PROFILES
+from search_spaces.reference import reference_configurations
+
+N_TRAIN, N_HELDOUT = 400, 101
+
+
+def numbered_tokens(n_train: int = N_TRAIN, n_heldout: int = N_HELDOUT) -> Any:
+    """Tokens that tell their place: training 0, 1, 2, …, held-out from 10,000 on."""
+    train, heldout = np.arange(n_train), 10_000 + np.arange(n_heldout)
+    return SimpleNamespace(train=train.astype(np.uint16), heldout=heldout.astype(np.uint16))
+
+
+def batches(batch_size: int = 4, seq_len: int = 8, seed: int = 0) -> Batches:
+    return Batches(numbered_tokens(), BatchConfig(batch_size=batch_size, seq_len=seq_len), seed)
+
+
+def first_tokens(made: Batches, steps: range) -> list[int]:
+    return [int(start) for step in steps for start in made.batch_at(step)[:, 0]]
+
+
+def test_a_batch_is_a_function_of_seed_and_step():
+    made, again = batches(), batches()
+    backwards = {step: again.batch_at(step) for step in (200, 99, 98, 5, 0)}
+    for step in (0, 5, 98, 99, 200):
+        assert (made.batch_at(step) == backwards[step]).all()
+    assert (made.batch_at(0) != batches(seed=1).batch_at(0)).any()
+
+
+def test_windows_are_consecutive_tokens():
+    batch = batches().batch_at(3)
+    assert batch.shape == (4, 9)
+    assert batch.dtype == np.int64
+    assert (np.diff(batch, axis=1) == 1).all()
+
+
+def test_an_epoch_draws_every_training_window_once_then_shuffles_anew():
+    made = batches()
+    n_windows = N_TRAIN - 8 - int((N_TRAIN - 8) * 0.1)
+    drawn = first_tokens(made, range(200))
+    assert len(set(drawn[:n_windows])) == n_windows
+    assert set(drawn[n_windows : 2 * n_windows]) == set(drawn[:n_windows])
+    assert drawn[n_windows : 2 * n_windows] != drawn[:n_windows]
+
+
+def test_leaky_windows_are_not_drawn_but_overlap_what_is():
+    made = batches()
+    training = set(first_tokens(made, range(100)))
+    leaky = [int(start) for batch in made.leaky_validation(5) for start in batch[:, 0]]
+    assert len(leaky) == 20
+    assert not training & set(leaky)
+    assert any(start + 1 in training for start in leaky)
+    assert leaky == [int(s) for batch in made.leaky_validation(5) for s in batch[:, 0]]
+
+
+@given(
+    batch_size=st.integers(1, 12), seq_len=st.integers(1, 60), n_heldout=st.integers(2, N_HELDOUT)
+)
+def test_every_heldout_token_but_the_first_is_a_target_once(
+    batch_size: int, seq_len: int, n_heldout: int
+):
+    config = BatchConfig(batch_size=batch_size, seq_len=seq_len)
+    made = Batches(numbered_tokens(n_heldout=n_heldout), config, seed=0)
+    targets = sorted(chain.from_iterable(batch[:, 1:].ravel() for batch in made.heldout()))
+    assert targets == [10_000 + place for place in range(1, n_heldout)]
+
+
+@given(seed=st.integers(0, 5), step=st.integers(0, 300))
+def test_no_heldout_token_is_ever_in_a_training_or_leaky_batch(seed: int, step: int):
+    made = batches(seed=seed)
+    assert made.batch_at(step).max() < N_TRAIN
+    assert max(batch.max() for batch in made.leaky_validation(99)) < N_TRAIN
+
+
+def test_all_configurations_are_scored_on_the_same_heldout_tokens(tokens: TokenData):
+    for config in reference_configurations(PROFILES["quick"], "as-run").values():
+        made = Batches(tokens, config.data, seed=0)
+        targets = np.concatenate([batch[:, 1:].ravel() for batch in made.heldout()])
+        assert (np.sort(targets) == np.sort(tokens.heldout[1:])).all()
+
+
+@pytest.mark.parametrize("config", [{"seq_len": 400}, {"seq_len": 390}, {"batch_size": 40}])
+def test_a_corpus_too_small_for_one_batch_is_refused(config: dict[str, int]):
+    asked = replace(BatchConfig(batch_size=4, seq_len=8), **config)
+    with pytest.raises(ValueError, match=f"400 training tokens.*{next(iter(config.values()))}"):
+        Batches(numbered_tokens(), asked, seed=0)
+
+
+@pytest.mark.parametrize("field", ["batch_size", "seq_len"])
+def test_sizes_below_one_are_refused(field: str):
+    with pytest.raises(ValueError, match=rf"data\.{field} is 0"):
+        BatchConfig(**{"batch_size": 1, "seq_len": 1, field: 0})

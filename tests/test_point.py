@@ -1,0 +1,124 @@
+import json
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from search_spaces.point import BudgetConfig, TrialConfig, parse_assignment
+from search_spaces.profiles import PAPER, QUICK
+
+BASE = QUICK.baseline
+
+VALUES = st.fixed_dictionaries(
+    {},
+    optional={
+        "optim.learning_rate": st.floats(1e-8, 10),
+        "optim.beta2": st.floats(0, 0.9999),
+        "optim.warmup_fraction": st.floats(0, 0.99),
+        "data.batch_size": st.integers(1, 64),
+        "model.n_heads": st.sampled_from([1, 2, 3, 4, 6, 8, 12]),
+        "model.positions": st.sampled_from(["none", "rope"]),
+        "budget.max_steps": st.one_of(st.none(), st.integers(1, 500)),
+        "seed": st.integers(0, 10),
+    },
+)
+
+
+@given(VALUES)
+def test_values_come_back_and_survive_json(values: dict[str, Any]):
+    config = BASE.with_values(values)
+    assert TrialConfig.from_dict(json.loads(json.dumps(asdict(config)))) == config
+    for path, value in values.items():
+        section, _, field = path.rpartition(".")
+        assert getattr(getattr(config, section) if section else config, field) == value
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"optim.lr": 1.0}, r"unknown key 'optim.lr' \(did you mean optim"),
+        ({"nothing": 1}, "unknown key 'nothing'"),
+        ({"optim": 1}, "unknown key 'optim'"),
+        ({"seed.x": 1}, "unknown key 'seed.x'"),
+        ({"optim.learning_rate": "fast"}, "optim.learning_rate is 'fast': it must be of type"),
+        ({"optim.learning_rate": True}, "optim.learning_rate is True"),
+        ({"data.batch_size": 8.0}, "data.batch_size is 8.0: it must be of type int"),
+        ({"model.positions": "alibi"}, "model.positions is 'alibi': it must be none or rope"),
+        ({"budget.max_steps": 1.5}, "budget.max_steps is 1.5: it must be of type int or None"),
+        ({"model.n_heads": 5}, "model.n_heads is 5: it must divide model.d_model 96"),
+        ({"optim.beta2": 1.0}, "optim.beta2 is 1.0"),
+        ({"optim.learning_rate": float("nan")}, "optim.learning_rate is nan"),
+        ({"budget.eval_every": 10}, "must be a multiple of budget.report_every 3"),
+        ({"precision": "int8"}, "precision is 'int8'"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(values: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        BASE.with_values(values)
+
+
+CHANGES: dict[str, Any] = {
+    "model.d_ff": 385, "model.positions": "rope", "optim.learning_rate": 1e-5, "optim.eps": 1e-7,
+    "optim.weight_decay": 0.0, "data.seq_len": 127, "budget.steps": 299, "budget.max_steps": 5,
+    "budget.eval_batches": 9, "precision": "bf16", "seed": 1,
+}  # fmt: skip
+
+
+def test_the_key_follows_everything_that_decides_the_numbers():
+    keys = [BASE.with_values({path: value}).key("data") for path, value in CHANGES.items()]
+    keys += [BASE.key("data"), BASE.key("other data")]
+    assert len(set(keys)) == len(keys)
+
+
+def test_equal_configurations_have_equal_keys():
+    whole, real = ({"optim.learning_rate": value} for value in (1, 1.0))
+    assert BASE.with_values(whole).key("data") == BASE.with_values(real).key("data")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("optim.learning_rate=1e-3", 1e-3),
+        ("data.batch_size=16", 16),
+        ("model.positions=rope", "rope"),
+        ("budget.max_steps=None", None),
+    ],
+)
+def test_an_assignment_is_read_as_python_writes_it(text: str, value: Any):
+    assert parse_assignment(text) == (text.split("=")[0], value)
+
+
+@pytest.mark.parametrize("text", ["", "a", "=1", "a="])
+def test_what_is_no_assignment_is_refused(text: str):
+    with pytest.raises(ValueError, match="is not an assignment"):
+        parse_assignment(text)
+
+
+@given(
+    steps=st.integers(1, 500),
+    report_every=st.integers(1, 20),
+    evaluations=st.integers(1, 10),
+    max_steps=st.one_of(st.none(), st.integers(1, 600)),
+)
+def test_windows_tile_the_run_with_every_evaluation_and_quarter_at_an_end(
+    steps: int, report_every: int, evaluations: int, max_steps: int | None
+):
+    eval_every = report_every * evaluations
+    budget = BudgetConfig(
+        steps=steps, report_every=report_every, eval_every=eval_every, max_steps=max_steps
+    )
+    ends = budget.window_ends()
+    assert ends == sorted(set(ends))
+    assert ends[0] == 1
+    assert ends[-1] == budget.last_step <= steps
+    wanted = {step + 1 for step in range(0, steps, eval_every)}
+    wanted |= {steps * quarter // 4 for quarter in (1, 2, 3, 4)} - {0}
+    assert {end for end in wanted if end <= budget.last_step} <= set(ends)
+
+
+def test_the_study_is_evaluated_where_it_was_and_at_the_end():
+    budget = PAPER.baseline.budget
+    evaluated = [end for end in budget.window_ends() if budget.evaluates_at(end)]
+    assert evaluated == [1, 401, 801, 1201, 1601, 2000]

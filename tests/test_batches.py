@@ -38,6 +38,21 @@ def test_a_batch_is_a_function_of_seed_and_step():
     assert (made.batch_at(0) != batches(seed=1).batch_at(0)).any()
 
 
+@given(seed=st.integers(0, 2**40), steps=st.lists(st.integers(0, 500), min_size=1, max_size=8))
+def test_it_is_so_in_any_order_of_steps_and_after_anything_else(seed: int, steps: list[int]):
+    used = batches(seed=seed)
+    in_order = {step: used.batch_at(step) for step in sorted(steps)}
+    list(chain(used.heldout(), used.leaky_validation(3)))
+    for step in steps:
+        assert (used.batch_at(step) == in_order[step]).all()
+        assert (batches(seed=seed).batch_at(step) == in_order[step]).all()
+
+
+def test_the_order_of_windows_does_not_depend_on_the_size_of_a_batch():
+    ones, fives = batches(batch_size=1), batches(batch_size=5)
+    assert first_tokens(ones, range(500)) == first_tokens(fives, range(100))
+
+
 def test_windows_are_consecutive_tokens():
     batch = batches().batch_at(3)
     assert batch.shape == (4, 9)
@@ -52,6 +67,21 @@ def test_an_epoch_draws_every_training_window_once_then_shuffles_anew():
     assert len(set(drawn[:n_windows])) == n_windows
     assert set(drawn[n_windows : 2 * n_windows]) == set(drawn[:n_windows])
     assert drawn[n_windows : 2 * n_windows] != drawn[:n_windows]
+
+
+def test_seeds_differ_in_split_and_order():
+    one, other = batches(seed=0), batches(seed=1)
+    assert sorted(first_tokens(one, range(88))) != sorted(first_tokens(other, range(88)))
+    leaky = [next(made.leaky_validation(1)) for made in (one, other)]
+    assert (leaky[0] != leaky[1]).any()
+
+
+def test_every_window_is_either_a_training_or_a_leaky_one():
+    made = batches(batch_size=1)
+    training = first_tokens(made, range(N_TRAIN - 8 - 39))
+    leaky = [int(batch[0, 0]) for batch in made.leaky_validation(10**6)]
+    assert len(leaky) == 39
+    assert sorted(training + leaky) == list(range(N_TRAIN - 8))
 
 
 def test_leaky_windows_are_not_drawn_but_overlap_what_is():
@@ -83,8 +113,9 @@ def test_no_heldout_token_is_ever_in_a_training_or_leaky_batch(seed: int, step: 
     assert max(batch.max() for batch in made.leaky_validation(99)) < N_TRAIN
 
 
-def test_all_configurations_are_scored_on_the_same_heldout_tokens(tokens: TokenData):
-    for config in reference_configurations(PROFILES["quick"], "as-run").values():
+@pytest.mark.parametrize("profile", PROFILES)
+def test_all_configurations_are_scored_on_the_same_heldout_tokens(profile: str, tokens: TokenData):
+    for config in reference_configurations(PROFILES[profile], "as-run").values():
         made = Batches(tokens, config.data, seed=0)
         targets = np.concatenate([batch[:, 1:].ravel() for batch in made.heldout()])
         assert (np.sort(targets) == np.sort(tokens.heldout[1:])).all()
@@ -95,6 +126,14 @@ def test_a_corpus_too_small_for_one_batch_is_refused(config: dict[str, int]):
     asked = replace(BatchConfig(batch_size=4, seq_len=8), **config)
     with pytest.raises(ValueError, match=f"400 training tokens.*{next(iter(config.values()))}"):
         Batches(numbered_tokens(), asked, seed=0)
+
+
+def test_the_smallest_corpus_that_is_enough_has_a_batch_of_each_kind():
+    made = batches(batch_size=4, seq_len=360)
+    assert made.batch_at(0).shape == (4, 361)
+    assert len(list(made.leaky_validation(20))) == 1
+    with pytest.raises(ValueError, match="too few"):
+        batches(batch_size=4, seq_len=361)
 
 
 @pytest.mark.parametrize("field", ["batch_size", "seq_len"])

@@ -1,11 +1,14 @@
+import itertools
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import search_spaces.point
+from model.optim import OptimConfig
 from search_spaces.point import BudgetConfig, TrialConfig, parse_assignment
 from search_spaces.profiles import PAPER, QUICK
 
@@ -52,6 +55,17 @@ def test_values_come_back_and_survive_json(values: dict[str, Any]):
         ({"optim.learning_rate": float("nan")}, "optim.learning_rate is nan"),
         ({"budget.eval_every": 10}, "must be a multiple of budget.report_every 3"),
         ({"precision": "int8"}, "precision is 'int8'"),
+        ({"precision": None}, "precision is None: it must be fp32 or bf16 or fp16"),
+        ({"model.d_head": 16}, "unknown key 'model.d_head'"),
+        ({"key": "k"}, "unknown key 'key'"),
+        ({"__class__.seed": 1}, "unknown key '__class__.seed'"),
+        ({"optim.": 1}, "unknown key 'optim.'"),
+        ({"": 1}, "unknown key ''"),
+        ({"seed": None}, "seed is None: it must be of type int$"),
+        ({"seed": -1}, "seed is -1: it must be at least 0"),
+        ({"budget.max_steps": 0}, "budget.max_steps is 0: it must be at least 1"),
+        ({"data.seq_len": 0}, "data.seq_len is 0: it must be at least 1"),
+        ({"optim.learning_rate": 10**400}, "optim.learning_rate is 1000"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(values: dict[str, Any], message: str):
@@ -59,11 +73,48 @@ def test_what_cannot_be_is_refused_by_name(values: dict[str, Any], message: str)
         BASE.with_values(values)
 
 
+# Another valid value for every field there is.
 CHANGES: dict[str, Any] = {
-    "model.d_ff": 385, "model.positions": "rope", "optim.learning_rate": 1e-5, "optim.eps": 1e-7,
-    "optim.weight_decay": 0.0, "data.seq_len": 127, "budget.steps": 299, "budget.max_steps": 5,
-    "budget.eval_batches": 9, "precision": "bf16", "seed": 1,
+    "model.vocab_size": 8_193, "model.d_model": 192, "model.n_heads": 8, "model.n_layers": 4,
+    "model.d_ff": 385, "model.positions": "rope",
+    "optim.learning_rate": 1e-5, "optim.beta1": 0.8, "optim.beta2": 0.95, "optim.eps": 1e-7,
+    "optim.weight_decay": 0.0, "optim.clip_norm": 2.0, "optim.warmup_fraction": 0.1,
+    "optim.final_lr_fraction": 0.0,
+    "data.batch_size": 9, "data.seq_len": 127,
+    "budget.steps": 299, "budget.report_every": 6, "budget.eval_every": 30,
+    "budget.eval_batches": 9, "budget.max_steps": 5,
+    "precision": "bf16", "seed": 1,
 }  # fmt: skip
+
+
+def values_of(config: TrialConfig) -> dict[str, Any]:
+    """All fields of a configuration by their dotted paths."""
+    values: dict[str, Any] = {}
+    for name, value in asdict(config).items():
+        if isinstance(value, dict):
+            values |= {f"{name}.{field}": part for field, part in value.items()}
+        else:
+            values[name] = value
+    return values
+
+
+def test_every_field_has_another_value_to_tell_keys_apart_by():
+    assert CHANGES.keys() == values_of(BASE).keys()
+    assert not CHANGES.items() & values_of(BASE).items()
+
+
+@given(st.sets(st.sampled_from(sorted(CHANGES))))
+def test_values_put_in_are_the_only_ones_that_change(paths: set[str]):
+    values = {path: CHANGES[path] for path in paths}
+    before = values_of(BASE)
+    assert values_of(BASE.with_values(values)) == before | values
+    assert values_of(BASE) == before
+    assert BASE.with_values(before | values) == BASE.with_values(values)
+
+
+def test_values_that_only_fit_together_can_be_put_in_together():
+    model = BASE.with_values({"model.n_heads": 5, "model.d_model": 100}).model
+    assert (model.n_heads, model.d_model) == (5, 100)
 
 
 def test_the_key_follows_everything_that_decides_the_numbers():
@@ -75,6 +126,20 @@ def test_the_key_follows_everything_that_decides_the_numbers():
 def test_equal_configurations_have_equal_keys():
     whole, real = ({"optim.learning_rate": value} for value in (1, 1.0))
     assert BASE.with_values(whole).key("data") == BASE.with_values(real).key("data")
+    read = TrialConfig.from_dict(json.loads(json.dumps(asdict(BASE))))
+    assert read.key("data") == BASE.key("data")
+
+
+def test_so_have_those_that_were_built_with_a_whole_number():
+    whole, real = (replace(BASE, optim=OptimConfig(learning_rate=rate)) for rate in (1, 1.0))
+    assert whole == real
+    assert whole.key("data") == real.key("data")
+
+
+def test_the_key_follows_the_version_of_the_numerics(monkeypatch: pytest.MonkeyPatch):
+    key = BASE.key("data")
+    monkeypatch.setattr(search_spaces.point, "NUMERICS_VERSION", -1)
+    assert BASE.key("data") != key
 
 
 @pytest.mark.parametrize(
@@ -84,10 +149,19 @@ def test_equal_configurations_have_equal_keys():
         ("data.batch_size=16", 16),
         ("model.positions=rope", "rope"),
         ("budget.max_steps=None", None),
+        ("precision='bf16'", "bf16"),
+        ("seed==1", "=1"),
+        ("seed={[]:1}", "{[]:1}"),
     ],
 )
 def test_an_assignment_is_read_as_python_writes_it(text: str, value: Any):
     assert parse_assignment(text) == (text.split("=")[0], value)
+
+
+@given(VALUES)
+def test_every_value_can_be_assigned_as_text(values: dict[str, Any]):
+    for path, value in values.items():
+        assert parse_assignment(f"{path}={value}") == (path, value)
 
 
 @pytest.mark.parametrize("text", ["", "a", "=1", "a="])
@@ -113,9 +187,11 @@ def test_windows_tile_the_run_with_every_evaluation_and_quarter_at_an_end(
     assert ends == sorted(set(ends))
     assert ends[0] == 1
     assert ends[-1] == budget.last_step <= steps
-    wanted = {step + 1 for step in range(0, steps, eval_every)}
-    wanted |= {steps * quarter // 4 for quarter in (1, 2, 3, 4)} - {0}
+    assert all(b - a <= report_every for a, b in itertools.pairwise(ends))
+    evaluated = {step + 1 for step in range(0, steps, eval_every)}
+    wanted = evaluated | {steps * quarter // 4 for quarter in (1, 2, 3, 4)} - {0}
     assert {end for end in wanted if end <= budget.last_step} <= set(ends)
+    assert set(filter(budget.evaluates_at, ends)) == evaluated & set(ends) | {budget.last_step}
 
 
 def test_the_study_is_evaluated_where_it_was_and_at_the_end():

@@ -1,13 +1,18 @@
 import json
 import multiprocessing
 import os
+from dataclasses import replace
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny import write_corpus
+from tokenizers import Tokenizer, models
+from tokenizers.processors import TemplateProcessing
 
 import data.tokens
+from data.tokenizer import load_tokenizer
 from data.tokens import DataConfig, TokenData, prepare_tokens
 
 
@@ -15,7 +20,7 @@ def config(corpus: Path, **counts: int) -> DataConfig:
     return DataConfig(corpus=str(corpus), tokenizer="builtin", **counts)
 
 
-def prepare_in_a_process(corpus: str, log: str) -> None:
+def prepare_in_a_process(corpus: str, log: str, start: Barrier) -> None:
     """Leaves one line in `log` if this process had to tokenize."""
     tokenize = data.tokens._tokenize
 
@@ -25,6 +30,7 @@ def prepare_in_a_process(corpus: str, log: str) -> None:
         tokenize(*arguments)  # pyright: ignore
 
     data.tokens._tokenize = logged  # pyright: ignore
+    start.wait(60)
     prepare_tokens(config(Path(corpus)))
 
 
@@ -49,7 +55,7 @@ def test_processes_that_start_at_once_tokenize_once(tmp_path: Path):
     corpus = write_corpus(tmp_path / "shared.jsonl", documents=24)
     log = tmp_path / "log"
     spawn = multiprocessing.get_context("spawn")
-    arguments = (str(corpus), str(log))
+    arguments = (str(corpus), str(log), spawn.Barrier(3))
     processes = [spawn.Process(target=prepare_in_a_process, args=arguments) for _ in range(3)]
     for process in processes:
         process.start()
@@ -101,3 +107,99 @@ def test_a_smaller_corpus_is_split_in_the_same_proportion(
 def test_too_few_documents_are_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="10 documents are too few to hold one out"):
         prepare_tokens(config(write_corpus(tmp_path / "few.jsonl", documents=10)))
+
+
+def write_texts(path: Path, texts: list[str]) -> Path:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
+def write_letters(path: Path, letters: str) -> str:
+    """A tokenizer of single letters, numbered in the order given."""
+    vocabulary = {letter: number for number, letter in enumerate(letters)}
+    Tokenizer(models.BPE(vocab=vocabulary, merges=[])).save(str(path))
+    return str(path)
+
+
+def test_the_fingerprint_follows_tokenizer_split_and_heldout_documents(tmp_path: Path):
+    letters, reversed_letters = (
+        write_letters(tmp_path / f"{order}.json", order) for order in ("abcd", "dcba")
+    )
+    corpus = str(write_texts(tmp_path / "a.jsonl", ["ab", "bc", "cd"]))
+    other = str(write_texts(tmp_path / "b.jsonl", ["ab", "bc", "da"]))
+    configs = [
+        DataConfig(corpus=c, tokenizer=t, train_documents=n, heldout_documents=1)
+        for c, t, n in (
+            (corpus, letters, 2),
+            (other, letters, 2),
+            (corpus, reversed_letters, 2),
+            (corpus, letters, 1),
+        )
+    ]
+    assert len({prepare_tokens(config).manifest.fingerprint for config in configs}) == 4
+
+
+def test_of_more_documents_the_first_train_and_the_next_are_held_out(tmp_path: Path):
+    letters = write_letters(tmp_path / "letters.json", "abcd")
+    corpus = str(write_texts(tmp_path / "corpus.jsonl", ["ab", "cd", "dc", "aa"]))
+    prepared = prepare_tokens(
+        DataConfig(corpus=corpus, tokenizer=letters, train_documents=2, heldout_documents=1)
+    )
+    assert (prepared.train.tolist(), prepared.heldout.tolist()) == ([0, 1, 2, 3], [3, 2])
+
+
+def test_no_special_tokens_are_put_in(tmp_path: Path):
+    tokenizer = load_tokenizer("builtin")
+    tokenizer.add_special_tokens(["<start>"])
+    start = ("<start>", tokenizer.token_to_id("<start>"))
+    tokenizer.post_processor = TemplateProcessing(single="<start> $A", special_tokens=[start])
+    assert tokenizer.encode("text").ids[0] == start[1]
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    corpus = write_corpus(tmp_path / "corpus.jsonl", documents=11)
+    plain = prepare_tokens(config(corpus))
+    started = prepare_tokens(replace(config(corpus), tokenizer=str(tmp_path / "tokenizer.json")))
+    assert started.train.tolist() == plain.train.tolist()
+
+
+def test_a_vocabulary_above_16_bits_is_kept_in_32(tmp_path: Path):
+    letters = "".join(map(chr, range(0x20000, 0x20000 + 2**16 + 1)))
+    corpus = str(write_texts(tmp_path / "corpus.jsonl", [letters[-1], letters[0]]))
+    tokenizer = write_letters(tmp_path / "letters.json", letters)
+    prepared = prepare_tokens(
+        DataConfig(corpus=corpus, tokenizer=tokenizer, train_documents=1, heldout_documents=1)
+    )
+    assert (prepared.train.tolist(), prepared.heldout.tolist()) == ([2**16], [0])
+
+
+def test_a_preparation_that_breaks_off_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    corpus = write_corpus(tmp_path / "broken-off.jsonl", documents=25)
+    folders = prepare_tokens(config(corpus, train_documents=10, heldout_documents=1)).folder.parent
+    before = sorted(folder for folder in folders.iterdir() if folder.is_dir())
+    with monkeypatch.context() as patch:
+        patch.setattr(data.tokens, "write_text", fail)
+        with pytest.raises(OSError, match="disk full"):
+            prepare_tokens(config(corpus))
+    assert sorted(folder for folder in folders.iterdir() if folder.is_dir()) == before
+    assert prepare_tokens(config(corpus)).manifest.train_documents == 23
+
+
+@pytest.mark.parametrize("first", ["plain", " a space", "\n\nlines", "日本語"])
+def test_heldout_bytes_are_so_whatever_the_first_document_begins_with(first: str, tmp_path: Path):
+    corpus = write_texts(tmp_path / "corpus.jsonl", ["a", "b", first, "ünd noch"])
+    prepared = prepare_tokens(config(corpus, train_documents=2, heldout_documents=2))
+    tokenizer = prepared.tokenizer()
+    targets = [tokenizer.id_to_token(token) for token in prepared.heldout[1:].tolist()]
+    assert prepared.manifest.heldout_bytes == len("".join(targets))  # a character stands for a byte
+
+
+@pytest.mark.parametrize("field", ["train_documents", "heldout_documents"])
+@pytest.mark.parametrize("count", [0, -5])
+def test_a_count_of_documents_below_one_is_refused(field: str, count: int, tmp_path: Path):
+    corpus = write_corpus(tmp_path / "corpus.jsonl", documents=22)
+    with pytest.raises(ValueError, match=f"{field} is {count}"):
+        prepare_tokens(config(corpus, **{field: count}))

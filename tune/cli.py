@@ -1,6 +1,7 @@
 """The command line. Commands load what they need when called: Ray and torch take seconds."""
 
 import json
+import os
 import sys
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
@@ -73,7 +74,7 @@ def grid(
     from tune.grid import run_trials
     from tune.progress import TrialsProgress
 
-    with bad_input():
+    with _bad_input():
         if seeds < 1:
             raise ValueError(f"--seeds is {seeds}: it must be at least 1")
         experiment = _experiment(
@@ -113,12 +114,14 @@ def run(
     """Train one configuration in this process, without Ray: the way to debug."""
     from search_spaces.point import parse_assignment
 
-    with bad_input():
+    with _bad_input():
         settings = dict(parse_assignment(text) for text in set_ or [])
         values = {**settings, **_settings(max_steps, precision)}
+        if cpus_per_trial is None:
+            cpus_per_trial = os.cpu_count()  # nothing else runs beside it
         experiment = _experiment(
             "run", configuration, profile=profile, protocol=protocol, corpus=corpus,
-            tokenizer=tokenizer, values=values, seeds=(int(values.get("seed", 0)),), name=name,
+            tokenizer=tokenizer, values=values, seeds=(values.get("seed", 0),), name=name,
             runs=runs, cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial,
         )  # fmt: skip
     console = Console()
@@ -133,7 +136,7 @@ def run(
 
 
 @contextmanager
-def bad_input() -> Generator[None]:
+def _bad_input() -> Generator[None]:
     """End with one line and exit code 2 where what the user gave cannot be used."""
     try:
         yield
@@ -182,7 +185,7 @@ def _experiment(
 def _opened(experiment: "Experiment") -> Generator[None]:
     """The experiment's folder, held; only entering it can be the user's fault."""
     with ExitStack() as stack:
-        with bad_input():
+        with _bad_input():
             stack.enter_context(experiment.opened())
         yield
 

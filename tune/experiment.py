@@ -30,13 +30,12 @@ BYTES_PER_PARAMETER = 12  # of a checkpoint: weights and AdamW's two moments in 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Named configurations x seeds on one data set. `values` are the user's own settings."""
+    """Named configurations x seeds on one data set."""
 
     kind: str
     folder: Path
     profile: Profile
     protocol: str
-    values: Mapping[str, Any]
     configurations: Mapping[str, TrialConfig]
     seeds: tuple[int, ...]
     tokens: TokenData
@@ -179,7 +178,6 @@ def build_experiment(
         folder=folder,
         profile=chosen,
         protocol=protocol,
-        values=values,
         configurations=configurations,
         seeds=seeds,
         tokens=tokens,

@@ -1,0 +1,76 @@
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import write_corpus
+
+import data.tokens
+import tune.grid
+import tune.trial
+from tune.cli import main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = re.findall(r"^\$ (.*?)(?: +#.*)?$", README, flags=re.MULTILINE)
+QUARTERHOUR = [command for command in COMMANDS if command.startswith("quarterhour ")]
+
+
+class TrainingBeginsError(Exception):
+    """All that a user can get wrong is past."""
+
+
+def training_begins(*_: object, **__: object) -> None:
+    raise TrainingBeginsError
+
+
+def test_the_readme_names_the_commands_that_make_knows():
+    make = [command.split()[1] for command in COMMANDS if command.startswith("make ")]
+    assert make == ["grid", "test"]
+    makefile = (ROOT / "Makefile").read_text()
+    assert all(f"\n{target}: " in makefile for target in make)
+    others = set(COMMANDS) - set(QUARTERHOUR) - {f"make {target}" for target in make}
+    assert others == {"tensorboard --logdir runs"}
+
+
+@pytest.mark.parametrize("command", QUARTERHOUR)
+def test_every_command_of_the_readme_comes_to_the_point_where_training_begins(
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    write_corpus(tmp_path / "corpus.jsonl", documents=550)
+    tokenizer = data.tokens.load_tokenizer("builtin")
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", shlex.split(command))
+    monkeypatch.setattr(tune.grid, "run_trials", training_begins)
+    monkeypatch.setattr(tune.trial.Trial, "rows", training_begins)
+    if "--gpus-per-trial" in command and not torch.cuda.is_available():
+        with pytest.raises(SystemExit, match="2"):
+            main()
+        assert "this machine has 0 GPUs that torch can use" in capsys.readouterr().err
+    else:
+        with pytest.raises(TrainingBeginsError):
+            main()
+
+
+def test_tensorboard_is_installed_with_the_project():
+    done = subprocess.run([bin_of("tensorboard"), "--version"], capture_output=True, text=True)
+    assert done.returncode == 0
+
+
+def test_the_benchmark_and_the_golden_script_are_where_the_readme_says():
+    for script in re.findall(r"`python ([\w./]+)", README):
+        assert (ROOT / script).is_file()
+
+
+def bin_of(command: str) -> str:
+    found = shutil.which(command, path=str(Path(sys.executable).parent))
+    assert found
+    return found

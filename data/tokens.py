@@ -23,12 +23,18 @@ class DataConfig:
     train_documents: int = 500
     heldout_documents: int = 50
 
+    def __post_init__(self) -> None:
+        for name in ("train_documents", "heldout_documents"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What a folder of tokens holds; equal fingerprints mean equal tokens.
 
-    `heldout_bytes` counts the UTF-8 bytes of the held-out targets: all tokens but the first.
+    `heldout_bytes` counts the UTF-8 bytes of the held-out targets: all characters but those that
+    the first token has a part of.
     """
 
     corpus_hash: str

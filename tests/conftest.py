@@ -8,7 +8,7 @@ from hypothesis import settings
 from data.tokens import TokenData, prepare_tokens
 from search_spaces.profiles import QUICK
 
-# The same examples every time, on a machine of any speed, and no folder of examples left behind.
+# The same examples every time, on a machine of any speed, and none kept from run to run.
 settings.register_profile("tests", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("tests")
 

@@ -94,7 +94,7 @@ def test_a_full_disk_is_told_before_anything_trains(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     code, _, errors = quarterhour("run", "baseline")
     assert code == 2
-    assert "needs up to 40 MB for checkpoints and its disk has 2 MB free" in errors
+    assert "needs up to 27 MB for checkpoints and its disk has 2 MB free" in errors
 
 
 def test_a_configuration_trains_without_ray_and_is_adopted_the_second_time(

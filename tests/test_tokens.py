@@ -139,6 +139,19 @@ def test_the_fingerprint_follows_tokenizer_split_and_heldout_documents(tmp_path:
     assert len({prepare_tokens(config).manifest.fingerprint for config in configs}) == 4
 
 
+def test_the_fingerprint_is_the_same_in_another_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    letters = write_letters(tmp_path / "letters.json", "abcd")
+    corpus = str(write_texts(tmp_path / "corpus.jsonl", ["ab", "cd"]))
+    asked = DataConfig(corpus=corpus, tokenizer=letters, train_documents=1, heldout_documents=1)
+    here = prepare_tokens(asked)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    there = prepare_tokens(asked)
+    assert here.folder != there.folder
+    assert here.manifest == there.manifest
+
+
 def test_of_more_documents_the_first_train_and_the_next_are_held_out(tmp_path: Path):
     letters = write_letters(tmp_path / "letters.json", "abcd")
     corpus = str(write_texts(tmp_path / "corpus.jsonl", ["ab", "cd", "dc", "aa"]))
@@ -188,7 +201,7 @@ def test_a_preparation_that_breaks_off_leaves_nothing_behind(
     assert prepare_tokens(config(corpus)).manifest.train_documents == 23
 
 
-@pytest.mark.parametrize("first", ["plain", " a space", "\n\nlines", "日本語"])
+@pytest.mark.parametrize("first", ["plain", " a space", "\n\nlines"])
 def test_heldout_bytes_are_so_whatever_the_first_document_begins_with(first: str, tmp_path: Path):
     corpus = write_texts(tmp_path / "corpus.jsonl", ["a", "b", first, "ünd noch"])
     prepared = prepare_tokens(config(corpus, train_documents=2, heldout_documents=2))

@@ -74,6 +74,10 @@ class TrialConfig:
     precision: Precision
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}: it must be at least 0")
+
     def with_values(self, values: Mapping[str, Any]) -> Self:
         """A new configuration with `{"optim.learning_rate": 1e-3, …}` put in.
 
@@ -117,7 +121,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         raise ValueError(f"'{text}' is not an assignment: write it as optim.learning_rate=1e-3")
     try:
         return path, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError):
         return path, value
 
 
@@ -150,7 +154,7 @@ def _checked(part: Any, field: str, path: str, value: Any) -> Any:
         allowed = " or ".join(typing.get_args(kind))
         raise ValueError(f"{path} is {value!r}: it must be {allowed}")
     allowed_kinds = typing.get_args(kind) or (kind,)
-    if float in allowed_kinds and type(value) is int:
+    if float in allowed_kinds and type(value) is int and abs(value) < 2**53:
         return float(value)
     if type(value) not in allowed_kinds:
         names = " or ".join("None" if k is type(None) else k.__name__ for k in allowed_kinds)

@@ -1,6 +1,6 @@
 import itertools
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import search_spaces.point
-from model.optim import OptimConfig
 from search_spaces.point import BudgetConfig, TrialConfig, parse_assignment
 from search_spaces.profiles import PAPER, QUICK
 
@@ -128,12 +127,6 @@ def test_equal_configurations_have_equal_keys():
     assert BASE.with_values(whole).key("data") == BASE.with_values(real).key("data")
     read = TrialConfig.from_dict(json.loads(json.dumps(asdict(BASE))))
     assert read.key("data") == BASE.key("data")
-
-
-def test_so_have_those_that_were_built_with_a_whole_number():
-    whole, real = (replace(BASE, optim=OptimConfig(learning_rate=rate)) for rate in (1, 1.0))
-    assert whole == real
-    assert whole.key("data") == real.key("data")
 
 
 def test_the_key_follows_the_version_of_the_numerics(monkeypatch: pytest.MonkeyPatch):

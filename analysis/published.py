@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis.runs import Run, last_evaluation
 
-_CLOCK = "published clock did not wait for the GPU; other hardware"
+_CLOCK = "published clock did not wait for its Tesla T4"
 _TRAINING_BATCH = "published Val accuracy and perplexity are training-batch values"
 COLUMN_REASONS = {
     "steps_per_second": _CLOCK,
@@ -41,6 +41,7 @@ _SHARED = {
     "optim.eps": 1e-8,
     "optim.clip_norm": 1.0,
     "optim.final_lr_fraction": 0.1,
+    "precision": "fp16",
 }
 _SET_BY_PROTOCOL = {
     "model.positions": "none",
@@ -113,7 +114,7 @@ def _trial_differences(trial: dict[str, Any], study: dict[str, Any]) -> dict[str
 
 def _reason(path: str, ours: Any, theirs: Any) -> tuple[str, str]:
     """Kind and wording of one difference."""
-    section, field = path.split(".")
+    section, _, field = path.rpartition(".")
     if field == "steps":
         return field, f"{ours:,.0f} steps instead of {theirs:,}"
     ours, theirs = (value if isinstance(value, str) else f"{value:g}" for value in (ours, theirs))

@@ -130,6 +130,7 @@ def test_the_published_summary_has_the_columns_of_a_runs(tmp_path: Path):
         ({"model.d_ff": 1024}, "model size: d_ff 1024 instead of 1536"),
         ({"model.positions": "rope"}, "positions rope instead of none"),
         ({"optim.learning_rate": 1e-3}, "learning_rate 0.001 instead of 0.0003"),
+        ({"precision": "bf16"}, "precision bf16 instead of fp16"),
         ({"data.seq_len": 128}, "seq_len 128 instead of 512"),
         ({"budget.steps": 1000, "budget.eval_every": 200}, "1,000 steps instead of 2,000"),
         ({"budget.max_steps": 3}, "stopped after 3 of 2,000 steps"),

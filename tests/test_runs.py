@@ -60,10 +60,10 @@ def write_trial(
     values: dict[str, Any] | None = None,
 ) -> Path:
     """A trial of the study's baseline with `values` changed; without a `result` it is running."""
-    config: dict[str, Any] = {"precision": "bf16", "seed": seed}
+    config: dict[str, Any] = {"precision": "fp16", "seed": seed}
     for path, value in (BASELINE | (values or {})).items():
-        section, field = path.split(".")
-        config.setdefault(section, {})[field] = value
+        section, _, field = path.rpartition(".")
+        (config.setdefault(section, {}) if section else config)[field] = value
     folder = run / name / f"seed{seed}"
     folder.mkdir(parents=True)
     trial = {"key": "k", "name": name, "seed": seed, "data_fingerprint": "f", "config": config}

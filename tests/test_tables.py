@@ -207,7 +207,7 @@ def test_a_run_like_the_studys_is_marked_only_where_no_run_is_comparable(tmp_pat
     assert f"* not comparable: {reason}\n" in printed(validation)
     assert "not comparable" not in printed(table(comparisons, "performance"))
     efficiency = printed(table(comparisons, "efficiency"))
-    assert "published clock did not wait for the GPU; other hardware" in efficiency
+    assert "published clock did not wait for its Tesla T4" in efficiency
 
 
 def test_a_configuration_that_the_study_lacks_has_no_published_figure(tmp_path: Path):

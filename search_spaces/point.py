@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import operator
 import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -101,6 +102,10 @@ class TrialConfig:
         """Identity of the trial: equal keys mean equal numbers, so one of them need not run."""
         identity = [asdict(self), data_fingerprint, NUMERICS_VERSION]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+    def values(self) -> dict[str, Any]:
+        """All dotted paths and their values, as `with_values` takes them."""
+        return {path: operator.attrgetter(path)(self) for path in _paths()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -1,6 +1,5 @@
 """One trial from its first step, or its checkpoint, to its result. No Ray in it."""
 
-import json
 import math
 import statistics
 import time
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from data.batches import Batches
-from data.files import write_file, write_text
+from data.files import write_file
 from data.tokens import TokenData
 from model.sampling import PROMPTS, continue_tokens
 from tune.ledger import CHECKPOINT, Row, Status, TrialSpec
@@ -49,13 +48,15 @@ class Trial:
         """
         self.spec.write_config()
         self._load_checkpoint()
-        recorder = Recorder(self.spec.folder, self.trainer.step)
+        recorder = Recorder(self.spec, self.trainer.step)
         self._saved_at = time.monotonic()
         try:
             for end in self.config.budget.window_ends():
                 if end <= self.trainer.step:
                     continue
                 recorder.write(row := self._train_to(end))
+                if math.isfinite(row.get("heldout_loss", math.nan)):
+                    recorder.write_samples(self._samples())
                 if end == self.config.budget.last_step or not math.isfinite(row["train_loss"]):
                     break
                 if time.monotonic() - self._saved_at > CHECKPOINT_SECONDS:
@@ -76,10 +77,11 @@ class Trial:
         for step in range(self.trainer.step, end):
             begin = stopwatch.mark()
             batch_BT = self._on_device(self.batches.batch_at(step))
-            if evaluates and step == end - 1:
+            measures = evaluates and step == end - 1
+            if measures:
                 train_batch = self._measure_train_batch(batch_BT)
                 begin = stopwatch.mark()
-            loss, norm = self.trainer.train_step(batch_BT)
+            loss, norm = self.trainer.train_step(batch_BT, measure_layers=measures)
             stopwatch.span(begin)
             losses.append(loss)
             norms.append(norm)
@@ -122,6 +124,8 @@ class Trial:
         """Both validation sets, after the update, added to the training batch's measures."""
         begin = time.perf_counter()
         row = train_batch | self._leaky_metrics() | self._heldout_metrics()
+        for layer, norm in enumerate(self.trainer.layer_grad_norms.tolist()):
+            row[f"grad_norm_layer{layer:02d}"] = norm
         return row | {"eval_seconds": train_batch["eval_seconds"] + time.perf_counter() - begin}
 
     def _leaky_metrics(self) -> Row:
@@ -162,17 +166,18 @@ class Trial:
         row = recorder.last_row
         if not math.isfinite(row["train_loss"]):
             reason = f"loss is {row['train_loss']} after {row['step']} updates"
+            recorder.write_ending(Status.FAILED)
             self.spec.write_result(Status.FAILED, row, reason=reason, diverged=True)
             return
-        self._write_samples(recorder)
         self._save_checkpoint(recorder)
+        recorder.write_ending(Status.COMPLETE)
         self.spec.write_result(Status.COMPLETE, row)
 
-    def _write_samples(self, recorder: Recorder) -> None:
-        """Continue the five prompts: to `samples.json` and to the events."""
+    def _samples(self) -> list[dict[str, str]]:
+        """The five prompts, and what the model continues them with."""
         tokenizer = self.tokens.tokenizer()
         samples: list[dict[str, str]] = []
-        for number, prompt in enumerate(PROMPTS):
+        for prompt in PROMPTS:
             ids = tokenizer.encode(prompt, add_special_tokens=False).ids
             continued = continue_tokens(
                 self.trainer.model,
@@ -182,5 +187,4 @@ class Trial:
                 seed=self.config.seed,
             )
             samples.append({"prompt": prompt, "continuation": tokenizer.decode(continued)})
-            recorder.write_sample(number, **samples[-1])
-        write_text(self.spec.folder / "samples.json", json.dumps(samples, indent=2))
+        return samples

@@ -4,6 +4,7 @@
 # pyright: reportAttributeAccessIssue=false
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,7 +43,7 @@ COMPARED = ("heldout_loss", "eval_loss", "train_loss", "tokens_per_second", "pea
 RUNNING = 0
 STATUS_TAG = "status"
 STATUS_NUMBERS = {"COMPLETE": 1, "PRUNED": 2, "FAILED": 3, "INFEASIBLE": 4}
-STATUS_NAME = "status: 0 running, 1 complete, 2 pruned, 3 failed, 4 infeasible"
+STATUS_NAME = "status (0 running, 1 complete, 2 pruned, 3 failed, 4 infeasible)"
 
 LAYOUT = {
     "Six configurations": {
@@ -73,7 +74,7 @@ class TrialEvents:
 
     def __init__(self, spec: TrialSpec) -> None:
         for path in spec.folder.glob("events.out.tfevents.*"):
-            path.unlink()
+            os.truncate(path, 0)  # removed, it would hold up TensorBoard's slower reader for ever
         self._writer = FileWriter(spec.folder)
         # A reader that has followed the files that were here drops what they told.
         self._writer.add_event(Event(session_log=SessionLog(status=SessionLog.START)), step=0)

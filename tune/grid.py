@@ -22,6 +22,7 @@ import ray
 from ray import tune as ray_tune
 
 from data.tokens import TokenData
+from tune.events import record_ending
 from tune.ledger import Status, TrialSpec, read_rows
 from tune.progress import TrialsProgress
 from tune.resources import Resources
@@ -96,6 +97,7 @@ def _write_failure(spec: TrialSpec, error: Exception) -> None:
     """The last line of Ray's message is the error that the trial raised."""
     rows = read_rows(spec.folder)
     reason = str(error).strip().splitlines()[-1].strip()
+    record_ending(spec.folder, Status.FAILED)
     spec.write_result(Status.FAILED, rows[-1] if rows else {}, reason=reason)
 
 

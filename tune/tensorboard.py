@@ -21,6 +21,8 @@ from tensorboard.program import (
 
 # The default of 5 s would leave no time to read: a new trial is to be there within that.
 RELOAD_INTERVAL = ("--reload_interval", "2")
+# The losses as measured: TensorBoard smooths curves unless it is told.
+FIRST_VIEW = "?smoothing=0&tagFilter=loss"
 PORTS_TRIED = 100
 LAST_PORT = 65_535
 
@@ -39,6 +41,7 @@ def serve(
     options = [*RELOAD_INTERVAL, *(["--bind_all"] if bind_all else [])]
     with _logdir(folders, runs) as (logdir, plain):
         url = _launch(["--logdir", logdir, *options], DEFAULT_PORT if port is None else port)
+        url += FIRST_VIEW
         print(f"TensorBoard at {url} until Ctrl-C")
         print(f"the same without quarterhour: {shlex.join(['tensorboard', *plain, *options])}")
         if bind_all:

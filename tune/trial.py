@@ -177,14 +177,14 @@ class Trial:
         """The five prompts, and what the model continues them with."""
         tokenizer = self.tokens.tokenizer()
         samples: list[dict[str, str]] = []
-        for prompt in PROMPTS:
+        for number, prompt in enumerate(PROMPTS):
             ids = tokenizer.encode(prompt, add_special_tokens=False).ids
             continued = continue_tokens(
                 self.trainer.model,
                 ids,
                 new_tokens=SAMPLE_TOKENS,
                 seq_len=self.config.data.seq_len,
-                seed=self.config.seed,
+                seed=self.config.seed + number,
             )
             samples.append({"prompt": prompt, "continuation": tokenizer.decode(continued)})
         return samples

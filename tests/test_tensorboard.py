@@ -57,7 +57,7 @@ def served(folder: Path, *arguments: str) -> Iterator[str]:
     process = quarterhour(folder, "tensorboard", "--no-browser", *arguments)
     assert process.stdout
     try:
-        address = re.search(r"http://localhost:\d+/", process.stdout.readline())
+        address = re.search(r"http://\S+:\d+/", process.stdout.readline())
         assert address, process.communicate()
         assert "tensorboard --logdir" in process.stdout.readline()
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -132,7 +132,24 @@ def test_only_the_runs_given_are_shown_on_the_next_free_port(tmp_path: Path):
         port = taken.getsockname()[1]
         with served(tmp_path, "runs/grid", "runs/search/", "--port", str(port)) as address:
             until(lambda: runs_of(address) == ["grid/baseline/seed0", "search/0001"])
-            assert int(address.rstrip("/").rpartition(":")[2]) > port
+            assert port_of(address) > port
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bind_all", [False, True])
+def test_other_addresses_than_loopback_are_served_only_if_asked(tmp_path: Path, bind_all: bool):
+    (tmp_path / "runs").mkdir()
+    with served(tmp_path, *(["--bind-all"] if bind_all else [])) as address:
+        other = ("127.0.0.2", port_of(address))
+        if bind_all:
+            socket.create_connection(other).close()
+        else:
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(other)
+
+
+def port_of(address: str) -> int:
+    return urllib.parse.urlsplit(address).port or 0
 
 
 def test_run_folders_of_the_same_name_are_refused(tmp_path: Path):

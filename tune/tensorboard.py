@@ -7,7 +7,7 @@ import sys
 import tempfile
 import webbrowser
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,8 @@ def serve(
         if not folder.is_dir():
             raise ValueError(f"run folder {folder} does not exist: give one such as runs/grid")
     options = [*RELOAD_INTERVAL, *(["--bind_all"] if bind_all else [])]
-    with _logdir(folders, runs) as (logdir, plain):
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with _logdir(folders, runs) as (logdir, plain), suppress(KeyboardInterrupt):
         url = _launch(["--logdir", logdir, *options], DEFAULT_PORT if port is None else port)
         url += FIRST_VIEW
         print(f"TensorBoard at {url} until Ctrl-C")
@@ -49,11 +50,7 @@ def serve(
         sys.stdout.flush()
         if browser:
             webbrowser.open(url)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
-            signal.pause()
-        except KeyboardInterrupt:
-            return
+        signal.pause()
 
 
 @contextmanager

@@ -47,7 +47,8 @@ def test_windows_tile_the_run_and_evaluations_are_where_the_reference_has_them(f
     evaluated = [row["step"] for row in rows if "eval_loss" in row]
     assert evaluated == [1, 5, 9, 13, 17, 20]
     for row in rows:
-        assert ("heldout_loss" in row) == (row["step"] in evaluated)
+        assert ("eval_loss" in row) == (row["step"] in evaluated)
+        assert ("heldout_loss" in row) == (row["step"] in {*evaluated, 5, 10, 15, 20})
 
 
 def test_rows_are_consistent(finished: Path, tokens: TokenData):
@@ -115,12 +116,23 @@ def test_a_resumed_trial_has_the_rows_of_an_undisturbed_one(
     assert exact_rows(spec.folder) == exact_rows(finished)
 
 
-def test_a_trial_stopped_before_its_first_checkpoint_starts_again(
+def test_a_trial_that_was_closed_goes_on_from_its_last_row(
     tokens: TokenData, finished: Path, tmp_path: Path
 ):
     spec = tiny_spec(tmp_path, tokens)
     train(spec, tokens, rows=6)
-    assert not (spec.folder / "checkpoint.pt").exists()
+    state = torch.load(spec.folder / "checkpoint.pt", weights_only=True)
+    assert state["trainer"]["step"] == read_rows(spec.folder)[-1]["step"]
+    train(spec, tokens)
+    assert exact_rows(spec.folder) == exact_rows(finished)
+
+
+def test_a_trial_without_a_checkpoint_starts_again(
+    tokens: TokenData, finished: Path, tmp_path: Path
+):
+    spec = tiny_spec(tmp_path, tokens)
+    train(spec, tokens, rows=6)
+    (spec.folder / "checkpoint.pt").unlink()
     train(spec, tokens)
     assert exact_rows(spec.folder) == exact_rows(finished)
 

@@ -7,32 +7,39 @@ again: whoever meets it adopts the folder.
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from data.files import write_folder, write_text
+from filelock import FileLock, Timeout
+
+from data.files import cache_folder, write_folder, write_text
 from search_spaces.point import TrialConfig
 
 Row = dict[str, Any]
 
+CONFIG = "config.json"
 CHECKPOINT = "checkpoint.pt"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
+ERROR = "error.txt"
 
 
 class Status(StrEnum):
-    """How a trial ended."""
+    """How a trial ended: whole, by an error, stopped as unpromising, or too large to train."""
 
     COMPLETE = "COMPLETE"
     FAILED = "FAILED"
+    PRUNED = "PRUNED"
+    INFEASIBLE = "INFEASIBLE"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """End of a trial: COMPLETE with its last row, or FAILED with a reason."""
+    """End of a trial: COMPLETE with its last row, or another with a reason."""
 
     status: Status
     key: str
@@ -45,8 +52,13 @@ class Result:
     def __post_init__(self) -> None:
         if self.status is Status.COMPLETE and not self.metrics:
             raise ValueError("a COMPLETE result needs metrics")
-        if self.status is Status.FAILED and not self.reason:
-            raise ValueError("a FAILED result needs a reason")
+        if self.status is not Status.COMPLETE and not self.reason:
+            raise ValueError(f"a {self.status} result needs a reason")
+
+    @property
+    def crashed(self) -> bool:
+        """Whether it failed in a way that another attempt may not."""
+        return self.status is Status.FAILED and not self.diverged
 
     @property
     def final(self) -> bool:
@@ -56,12 +68,16 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialSpec:
-    """One trial to run: its name, resolved configuration, data and folder."""
+    """One trial to run: its name, resolved configuration, data and folder.
+
+    `origin` tells where a search has it from.
+    """
 
     name: str
     config: TrialConfig
     data_fingerprint: str
     folder: Path
+    origin: str | None = None
 
     @property
     def key(self) -> str:
@@ -70,8 +86,8 @@ class TrialSpec:
 
     @property
     def label(self) -> str:
-        """Name and seed, as shown to people."""
-        return f"{self.name}/seed{self.config.seed}"
+        """Name and seed, as shown to people; the trials of a search proper have one seed."""
+        return self.name if self.folder.name == self.name else f"{self.name}/{self.folder.name}"
 
     @property
     def flops(self) -> int:
@@ -88,9 +104,10 @@ class TrialSpec:
             "name": self.name,
             "seed": self.config.seed,
             "data_fingerprint": self.data_fingerprint,
+            "origin": self.origin,
             "config": asdict(self.config),
         }
-        write_text(self.folder / "config.json", json.dumps(content, indent=2))
+        write_text(self.folder / CONFIG, json.dumps(content, indent=2))
 
     def result(self) -> Result | None:
         """How the trial ended, or None if it has not."""
@@ -99,6 +116,18 @@ class TrialSpec:
     def clear_result(self) -> None:
         """Forget how the trial ended, to try again from its checkpoint."""
         (self.folder / RESULT).unlink(missing_ok=True)
+
+    def clear_error(self) -> None:
+        """Forget an earlier attempt's error."""
+        (self.folder / ERROR).unlink(missing_ok=True)
+
+    def write_failure(self) -> None:
+        """End a trial whose process raised an error, which is in its folder, or died."""
+        path = self.folder / ERROR
+        error = path.read_text().strip().splitlines()[-1] if path.exists() else None
+        rows = read_rows(self.folder)
+        reason = error or "its process died, perhaps for want of memory"
+        self.write_result(Status.FAILED, rows[-1] if rows else {}, reason=reason)
 
     def write_result(self, status: Status, metrics: Row, **ending: Any) -> None:
         """Write `result.json`; `ending` has a failed trial's reason, and whether it diverged."""
@@ -110,6 +139,18 @@ class TrialSpec:
             **ending,
         )
         write_text(self.folder / RESULT, json.dumps(asdict(result), indent=2))
+
+
+def read_spec(folder: Path) -> TrialSpec:
+    """The trial of a folder that `write_config` has made."""
+    content = json.loads((folder / CONFIG).read_text())
+    return TrialSpec(
+        name=content["name"],
+        config=TrialConfig.from_dict(content["config"]),
+        data_fingerprint=content["data_fingerprint"],
+        folder=folder,
+        origin=content.get("origin"),
+    )
 
 
 def read_result(folder: Path) -> Result | None:
@@ -145,10 +186,13 @@ def _results(runs: Path) -> Iterator[tuple[Path, Result]]:
 
 
 def adopt(spec: TrialSpec, source: Path) -> None:
-    """Copy a finished trial of the same key into `spec`'s folder, telling where it is from."""
+    """Put a finished trial of the same key into `spec`'s folder, telling where it is from.
+
+    Its files are linked where the disk can: nothing is written to them any more.
+    """
 
     def copy(target: Path) -> None:
-        shutil.copytree(source, target, dirs_exist_ok=True)
+        shutil.copytree(source, target, copy_function=_link_or_copy, dirs_exist_ok=True)
         fields = json.loads((source / RESULT).read_text())
         fields["adopted_from"] = fields["adopted_from"] or str(source)
         write_text(target / RESULT, json.dumps(fields, indent=2))
@@ -157,3 +201,52 @@ def adopt(spec: TrialSpec, source: Path) -> None:
         shutil.rmtree(spec.folder)
     write_folder(spec.folder, copy)
     spec.write_config()
+
+
+def open_trials(specs: Iterable[TrialSpec], runs: Path) -> list[TrialSpec]:
+    """Those that have to run: their keys are finished nowhere below the folder of all runs."""
+    finished = finished_folders(runs)
+    todo: list[TrialSpec] = []
+    for spec in specs:
+        source = finished.get(spec.key)
+        result = spec.result()
+        if result and result.final:
+            continue
+        if source:
+            adopt(spec, source)
+        else:
+            spec.clear_result()
+            todo.append(spec)
+    return todo
+
+
+@contextmanager
+def claimed(spec: TrialSpec) -> Generator[None]:
+    """Hold the trial's key, so that no two processes train it.
+
+    One that is trained elsewhere at this moment is waited for, and adopted if it has finished.
+    """
+    folder = cache_folder() / "trials"
+    folder.mkdir(exist_ok=True)
+    path = folder / spec.key
+    lock = FileLock(path)
+    holder = None
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        holder = Path(path.read_text())
+        lock.acquire()
+    with lock:
+        path.write_text(str(spec.folder.absolute()))
+        if holder and holder != spec.folder.absolute():
+            result = read_result(holder)
+            if result and result.final and result.key == spec.key:
+                adopt(spec, holder)
+        yield
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

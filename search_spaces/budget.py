@@ -12,6 +12,10 @@ SUFFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
 QUARTERS = 4  # a trial has at least one step in each, so that its curve has these points
 
 
+class BudgetTooSmallError(ValueError):
+    """A budget that is not enough for a few steps of a configuration."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SearchBudget:
     """So many steps, tokens, training FLOPs, or seconds of training."""
@@ -48,15 +52,15 @@ class SearchBudget:
     def spent_on(self, config: TrialConfig, like: TrialConfig) -> TrialConfig:
         """`config` with the steps that fit into this budget, never more than it.
 
-        It is measured as often in proportion as `like`. Raises ValueError where fewer than four
-        steps fit, which is no training.
+        It is measured as often in proportion as `like`. Raises BudgetTooSmallError where
+        fewer than four steps fit, which is no training.
         """
         if self.unit == "seconds":
             budget = replace(like.budget, steps=0, seconds=self.amount)
             return replace(config, budget=budget)
         steps = int(self.amount / self._of_a_step(config) * (1 + 1e-12))
         if steps < QUARTERS:
-            raise ValueError(
+            raise BudgetTooSmallError(
                 f"budget {self} is {steps} steps of data.batch_size {config.data.batch_size} and"
                 f" data.seq_len {config.data.seq_len}: it must be at least {QUARTERS}; give more"
             )

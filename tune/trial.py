@@ -4,6 +4,7 @@ import json
 import math
 import statistics
 import time
+import zipfile
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
@@ -214,7 +215,10 @@ class Trial:
         path = self.spec.folder / CHECKPOINT
 
         def write(temporary: Path) -> None:
-            torch.save(state, temporary)
+            with temporary.open(
+                "wb"
+            ) as file:  # which tells of a full disk, as torch's own does not
+                torch.save(state, file)
             if path.exists():
                 path.replace(self.spec.folder / PREVIOUS_CHECKPOINT)
 
@@ -229,6 +233,9 @@ class Trial:
             if not path.exists():
                 continue
             try:
+                with zipfile.ZipFile(path) as archive:
+                    if archive.testzip():  # torch does not look at the checksums
+                        raise ValueError("its checksum is wrong")
                 state = torch.load(path, map_location=self.device, weights_only=True)
                 if state["trainer"]["step"] not in steps:
                     raise ValueError("its rows are missing")
@@ -249,7 +256,7 @@ class Trial:
                 self.spec.write_result(Status.FAILED, row, reason=reason, diverged=True)
                 return
         self._write_samples(recorder)
-        self._save_checkpoint(recorder)
+        self._try_to_save_checkpoint(recorder)
         (self.spec.folder / PREVIOUS_CHECKPOINT).unlink(missing_ok=True)
         self.spec.write_result(Status.COMPLETE, row)
 

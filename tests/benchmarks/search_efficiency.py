@@ -22,6 +22,8 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
+from search_spaces.open_ended import open_ended
+from search_spaces.profiles import QUICK
 from tune.experiment import Experiment
 from tune.ledger import TrialSpec, open_trials, read_rows
 from tune.progress import SearchProgress
@@ -78,6 +80,11 @@ def search_random(folder: Path, tokens: str, seed: int) -> list[TrialSpec]:
     return search.trials()
 
 
+def quick_space(trial: optuna.Trial) -> None:
+    """The same space as OptunaSearch needs it: a function that can be pickled."""
+    open_ended(QUICK)(trial)
+
+
 def search_plain(folder: Path, tokens: str, seed: int) -> list[TrialSpec]:
     """As Ray ships them: defaults, the held-out loss reported at each quarter of the budget."""
     from ray import tune as ray_tune
@@ -101,7 +108,7 @@ def search_plain(folder: Path, tokens: str, seed: int) -> list[TrialSpec]:
         ray_tune.Tuner(
             train,
             tune_config=ray_tune.TuneConfig(
-                search_alg=OptunaSearch(search.space, metric="heldout_loss", mode="min", seed=seed),
+                search_alg=OptunaSearch(quick_space, metric="heldout_loss", mode="min", seed=seed),
                 scheduler=ASHAScheduler(metric="heldout_loss", mode="min"),
                 num_samples=2 * WHOLE_TRIALS,
                 max_concurrent_trials=1,

@@ -1,8 +1,5 @@
 import re
 import shlex
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +8,7 @@ from tiny import write_corpus
 
 import data.tokens
 import tune.grid
+import tune.tensorboard
 import tune.trial
 from tune.cli import main
 
@@ -21,7 +19,7 @@ QUARTERHOUR = [command for command in COMMANDS if command.startswith("quarterhou
 
 
 class TrainingBeginsError(Exception):
-    """All that a user can get wrong is past."""
+    """All that a user can get wrong is past; or TensorBoard is about to start."""
 
 
 def training_begins(*_: object, **__: object) -> None:
@@ -33,8 +31,7 @@ def test_the_readme_names_the_commands_that_make_knows():
     assert make == ["grid", "test"]
     makefile = (ROOT / "Makefile").read_text()
     assert all(f"\n{target}: " in makefile for target in make)
-    others = set(COMMANDS) - set(QUARTERHOUR) - {f"make {target}" for target in make}
-    assert others == {"tensorboard --logdir runs"}
+    assert set(COMMANDS) == set(QUARTERHOUR) | {f"make {target}" for target in make}
 
 
 @pytest.mark.parametrize("command", QUARTERHOUR)
@@ -51,6 +48,7 @@ def test_every_command_of_the_readme_comes_to_the_point_where_training_begins(
     monkeypatch.setattr("sys.argv", shlex.split(command))
     monkeypatch.setattr(tune.grid, "run_trials", training_begins)
     monkeypatch.setattr(tune.trial.Trial, "rows", training_begins)
+    monkeypatch.setattr(tune.tensorboard, "serve", training_begins)
     if "--gpus-per-trial" in command and not torch.cuda.is_available():
         with pytest.raises(SystemExit, match="2"):
             main()
@@ -60,17 +58,6 @@ def test_every_command_of_the_readme_comes_to_the_point_where_training_begins(
             main()
 
 
-def test_tensorboard_is_installed_with_the_project():
-    done = subprocess.run([bin_of("tensorboard"), "--version"], capture_output=True, text=True)
-    assert done.returncode == 0
-
-
-def test_the_benchmark_and_the_golden_script_are_where_the_readme_says():
-    for script in re.findall(r"`python ([\w./]+)", README):
-        assert (ROOT / script).is_file()
-
-
-def bin_of(command: str) -> str:
-    found = shutil.which(command, path=str(Path(sys.executable).parent))
-    assert found
-    return found
+def test_scripts_and_pictures_are_where_the_readme_says():
+    for path in re.findall(r"`python ([\w./]+)|!\[.*\]\((.*)\)", README):
+        assert (ROOT / "".join(path)).is_file()

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import exact_rows, tiny_config, tiny_spec, tiny_tokens, train, write_spec
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -18,7 +17,6 @@ import tune.trial
 from data.tokens import TokenData
 from model.sampling import PROMPTS
 from tune.ledger import Status, read_rows
-from tune.recorder import TAGS
 from tune.trainer import Trainer
 
 
@@ -87,20 +85,23 @@ def test_a_finished_folder_holds_everything(finished: Path):
     result = json.loads((finished / "result.json").read_text())
     assert result["status"] == "COMPLETE"
     assert result["metrics"] == read_rows(finished)[-1]
+
+
+def test_samples_are_of_every_evaluation_the_last_first(finished: Path):
     samples = json.loads((finished / "samples.json").read_text())
-    assert [sample["prompt"] for sample in samples] == list(PROMPTS)
+    assert [sample["prompt"] for sample in samples] == list(PROMPTS) * 6
+    assert [sample["step"] for sample in samples[::5]] == [20, 17, 13, 9, 5, 1]
     assert all(sample["continuation"] for sample in samples)
 
 
-def test_events_give_back_the_rows(finished: Path):
-    events = EventAccumulator(str(finished))
-    events.Reload()
-    for name, tag in TAGS.items():
-        rows = [row for row in read_rows(finished) if name in row]
-        scalars = events.Scalars(tag)
-        assert [scalar.step for scalar in scalars] == [row["step"] for row in rows]
-        values = [row[name] for row in rows]
-        assert [scalar.value for scalar in scalars] == pytest.approx(values, rel=1e-6)
+def test_gradients_of_layers_are_measured_at_evaluations_and_are_part_of_the_whole(
+    finished: Path,
+):
+    for row in read_rows(finished):
+        layers = [row[name] for name in row if name.startswith("grad_norm_layer")]
+        assert len(layers) == (2 if "eval_loss" in row else 0)
+        if layers and row["window_steps"] == 1:
+            assert 0 < math.hypot(*layers) < row["grad_norm"]
 
 
 @pytest.mark.usefixtures("_checkpoint_every_row")

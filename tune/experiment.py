@@ -97,6 +97,7 @@ class Experiment:
             "configurations": [] if self.search else list(self.configurations),
             "search": self.search,
             "resolved": {name: asdict(config) for name, config in self.configurations.items()},
+            "domains": self._domains(),
             "numerics_version": NUMERICS_VERSION,
             "data": asdict(self.profile.data) | asdict(self.tokens.manifest),
             "versions": {"python": platform.python_version()}
@@ -106,6 +107,12 @@ class Experiment:
             "resources": asdict(self.resources)
             | {"threads": self.resources.threads, "concurrency": self.resources.concurrency},
         }
+
+    def _domains(self) -> dict[str, list[Any]]:
+        """The values that each hyperparameter takes in this experiment, sorted."""
+        trials = [spec.config.values() for spec in self.trials()]
+        found = {path: {values[path] for values in trials} - {None} for path in trials[0]}
+        return {path: sorted(values) for path, values in found.items() if values}
 
     def _merged(self, new: dict[str, Any]) -> dict[str, Any]:
         """`new` with the seeds and the birth of the folder's own; ValueError if they differ."""

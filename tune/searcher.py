@@ -16,6 +16,7 @@ from ray.tune.search import Searcher
 from search_spaces.budget import BudgetTooSmallError
 from search_spaces.point import TrialConfig
 from tune.cluster import fit
+from tune.events import record_ending
 from tune.experiment import BYTES_PER_PARAMETER, Experiment
 from tune.ledger import (
     Result,
@@ -286,7 +287,10 @@ class StudySearcher(Searcher):
         spec, trial = self._running[trial_id]
         if error and not spec.result():
             spec.write_failure()
-        if spec.result():
+        ending = spec.result()
+        if ending:
+            if ending.status is not Status.COMPLETE and not ending.diverged:
+                record_ending(spec.folder, ending.status)
             del self._running[trial_id]
             self._tell(spec, trial)
             self._clock.save()

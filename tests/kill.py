@@ -26,7 +26,7 @@ from tune.ledger import TrialSpec, read_result, read_spec
 from tune.study import STATES, STUDY_NAME, open_storage
 
 TARGETS = ("driver", "worker", "raylet")
-SEARCH = ("search", "--corpus", "tiny.jsonl", "--budget", "steps:400", "--name", "killed")
+SEARCH = ("search", "--corpus", "tiny.jsonl", "--budget", "steps:60", "--name", "killed")
 
 
 @dataclass
@@ -72,7 +72,7 @@ def kill(search: subprocess.Popen[bytes], target: str, folder: Path, rng: random
     """Kill the driver, a worker or the raylet at a random moment after training has begun."""
     while not (workers := trainers(folder)) and search.poll() is None:
         time.sleep(0.1)
-    time.sleep(rng.uniform(0, 4))
+    time.sleep(rng.uniform(0, 3))
     pids = {"driver": [search.pid], "worker": workers, "raylet": children(search.pid, "raylet")}
     try:
         os.kill(rng.choice(pids[target]), signal.SIGKILL)

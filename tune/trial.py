@@ -209,8 +209,9 @@ class Trial:
         """A disk that is full now need not be at the trial's end, so training goes on."""
         try:
             self._save_checkpoint(recorder)
-        except OSError as error:
-            self.warning = f"no checkpoint at step {self.trainer.step}: {error.strerror}"
+        except (OSError, RuntimeError) as error:  # torch tells of a full disk by the latter
+            reason = str(error).splitlines()[0]
+            self.warning = f"no checkpoint at step {self.trainer.step} could be written: {reason}"
 
     def _save_checkpoint(self, recorder: Recorder) -> None:
         """Write the checkpoint; the one before is kept, in case that this one gets damaged."""
@@ -219,9 +220,7 @@ class Trial:
         path = self.spec.folder / CHECKPOINT
 
         def write(temporary: Path) -> None:
-            # Into a file of Python's, which tells of a full disk as torch's own does not.
-            with temporary.open("wb") as file:
-                torch.save(state, file)
+            torch.save(state, temporary)
             if path.exists():
                 path.replace(self.spec.folder / PREVIOUS_CHECKPOINT)
 

@@ -14,8 +14,10 @@ class Run:
 
     `trials` has one row for each configuration and seed, in the experiment's order: `status`
     (WAITING: listed in experiment.json but not begun; RUNNING: begun, no result yet; COMPLETE;
-    FAILED), `reason`, `diverged`, `parameters`, `key`, `adopted_from`, `steps_done` (optimizer
-    updates in its last row) and its configuration under dotted names ("optim.learning_rate").
+    FAILED; in a search also PRUNED and INFEASIBLE), `reason`, `diverged`, `parameters`, `key`,
+    `adopted_from`, `steps_done` (optimizer updates in its last row), `origin` (in a search: who
+    asked for it) and its configuration under dotted names ("optim.learning_rate"). In a search a
+    trial's number stands as `configuration`.
     `rows` has every row of every metrics.jsonl, with its `configuration` and `seed`; it has no
     columns while no trial has written a row.
     """
@@ -39,7 +41,9 @@ def load_run(folder: Path) -> Run:
         for seed in experiment["seeds"]
     }
     rows: list[dict[str, Any]] = []
-    for config_file in sorted(folder.glob("*/seed*/config.json")):
+    for config_file in sorted(folder.glob("**/config.json")):
+        if any(part.startswith(".") for part in config_file.relative_to(folder).parts):
+            continue  # a folder that is being written
         trial, trial_rows = _read_trial(config_file.parent)
         trials[trial["configuration"], trial["seed"]] = trial
         rows += trial_rows
@@ -89,7 +93,8 @@ def _read_trial(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         _dotted(config["config"])
         | waiting
         | {field: value for field, value in result.items() if field != "metrics"}
-        | {"key": config["key"], "steps_done": rows[-1]["step"] if rows else 0}
+        | {"key": config["key"], "origin": config.get("origin")}
+        | {"steps_done": rows[-1]["step"] if rows else 0}
     )
     return trial, rows
 

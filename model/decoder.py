@@ -25,11 +25,14 @@ class DecoderConfig:
     n_layers: int
     d_ff: int
     positions: Literal["none", "rope"] = "none"
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "d_model", "n_heads", "n_layers", "d_ff"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} is {getattr(self, name)}: it must be at least 1")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"model.dropout is {self.dropout}: it must be at least 0 and below 1")
         if self.d_model % self.n_heads:
             raise ValueError(
                 f"model.n_heads is {self.n_heads}: it must divide model.d_model {self.d_model}"
@@ -91,6 +94,7 @@ class Layer(nn.Module):
         self.feed_forward_norm = nn.RMSNorm(config.d_model)
         self.up = nn.Linear(config.d_model, config.d_ff, bias=False)
         self.down = nn.Linear(config.d_ff, config.d_model, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
 
     def attention(self, x_BTD: Tensor, table: tuple[Tensor, Tensor] | None) -> Tensor:
         """Causal self-attention: [B, T, D] to [B, T, D]."""
@@ -103,8 +107,8 @@ class Layer(nn.Module):
 
     def forward(self, x_BTD: Tensor, table: tuple[Tensor, Tensor] | None) -> Tensor:
         """One layer on the residual stream: [B, T, D] to [B, T, D]."""
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), table)
-        return x_BTD + self.down(F.silu(self.up(self.feed_forward_norm(x_BTD))))
+        x_BTD = x_BTD + self.dropout(self.attention(self.attention_norm(x_BTD), table))
+        return x_BTD + self.dropout(self.down(F.silu(self.up(self.feed_forward_norm(x_BTD)))))
 
 
 class Decoder(nn.Module):
@@ -116,6 +120,7 @@ class Decoder(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layers))
         self.final_norm = nn.RMSNorm(config.d_model)
+        self.dropout = nn.Dropout(config.dropout)
         generator = torch.Generator().manual_seed(seed)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
@@ -126,7 +131,7 @@ class Decoder(nn.Module):
         table = None
         if self.config.positions == "rope":
             table = rope_table(tokens_BT.shape[1], self.config.d_head, tokens_BT.device)
-        x_BTD = self.embedding(tokens_BT) * math.sqrt(self.config.d_model)
+        x_BTD = self.dropout(self.embedding(tokens_BT) * math.sqrt(self.config.d_model))
         for layer in self.layers:
             x_BTD = layer(x_BTD, table)
         return self.final_norm(x_BTD)

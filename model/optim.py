@@ -2,14 +2,21 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
 
+Schedule = Literal["cosine", "constant", "linear", "warmup-stable-decay", "cyclical"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW, gradient clipping and schedule. Raises ValueError for values out of range."""
+    """AdamW, gradient clipping and schedule. Raises ValueError for values out of range.
+
+    `decay_fraction` is the decaying share of a warmup-stable-decay schedule, `cycles` the number of
+    a cyclical one's; both are counted after the warmup, and other schedules do not read them.
+    """
 
     learning_rate: float
     beta1: float = 0.9
@@ -19,6 +26,9 @@ class OptimConfig:
     clip_norm: float = 1.0
     warmup_fraction: float = 0.0
     final_lr_fraction: float = 0.1
+    schedule: Schedule = "cosine"
+    decay_fraction: float = 0.2
+    cycles: int = 4
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "eps", "clip_norm"):
@@ -27,6 +37,8 @@ class OptimConfig:
         for name in ("beta1", "beta2", "warmup_fraction"):
             self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         self._require("final_lr_fraction", 0 <= self.final_lr_fraction <= 1, "within 0 and 1")
+        self._require("decay_fraction", 0 < self.decay_fraction <= 1, "above 0 and at most 1")
+        self._require("cycles", self.cycles >= 1, "at least 1")
 
     def _require(self, name: str, holds: bool, allowed: str) -> None:
         if not holds:
@@ -35,14 +47,32 @@ class OptimConfig:
     def learning_rate_at(self, step: int, steps: int) -> float:
         """Learning rate after `step` of `steps` updates, which is that of the next update.
 
-        Linear warmup over warmup_fraction · steps, then a half cosine down to final_lr_fraction;
-        without warmup this is the reference's schedule as run.
+        Linear warmup over warmup_fraction · steps, then the schedule from the full rate down to
+        final_lr_fraction of it. "cosine" without warmup is the reference's schedule as run.
         """
         warmup = int(self.warmup_fraction * steps)
         if step < warmup:
             return self.learning_rate * (step + 1) / warmup
-        cosine = (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2
-        return self.learning_rate * (self.final_lr_fraction + (1 - self.final_lr_fraction) * cosine)
+        height = self._height((step - warmup) / (steps - warmup))
+        return self.learning_rate * (self.final_lr_fraction + (1 - self.final_lr_fraction) * height)
+
+    def _height(self, done: float) -> float:
+        """Of the schedule between final and full rate, in [0, 1], with a share in [0, 1) done.
+
+        Warmup-stable-decay: Hu et al. 2024 (MiniCPM), with a linear decay. Cyclical: cosine
+        cycles with restarts, Loshchilov and Hutter 2017 (SGDR).
+        """
+        match self.schedule:
+            case "constant":
+                return 1.0
+            case "linear":
+                return 1 - done
+            case "warmup-stable-decay":
+                return min(1.0, (1 - done) / self.decay_fraction)
+            case "cosine":
+                return (1 + math.cos(math.pi * done)) / 2
+            case "cyclical":
+                return (1 + math.cos(math.pi * (done * self.cycles % 1))) / 2
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:

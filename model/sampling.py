@@ -24,6 +24,7 @@ def continue_tokens(
     The model sees at most the last `seq_len` tokens, the window it was trained on. Drawn on the
     CPU from `seed`, so that equal weights give equal text.
     """
+    model.eval()
     generator = torch.Generator().manual_seed(seed)
     device = model.embedding.weight.device
     tokens = list(prompt)

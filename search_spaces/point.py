@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import operator
 import typing
 from collections.abc import Mapping
@@ -27,21 +28,26 @@ class BudgetConfig:
 
     The schedule spans `steps`; `max_steps` stops earlier without changing it. Rows are reported
     after 0-based steps 0, report_every, 2 · report_every, … and at the quarters of `steps`;
-    evaluations follow 0-based steps 0, eval_every, … and the last.
+    evaluations follow 0-based steps 0, eval_every, … and the last. With `seconds`, `steps` is what
+    fits into that time: 0 until the trial has measured it, at its start.
     Raises ValueError for impossible combinations.
     """
 
-    steps: int
+    steps: int = 0
     report_every: int
     eval_every: int
     eval_batches: int = 20
     max_steps: int | None = None
+    seconds: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "report_every", "eval_every", "eval_batches", "max_steps"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            measured_later = name == "steps" and self.seconds and value == 0
+            if value is not None and value < 1 and not measured_later:
                 raise ValueError(f"budget.{name} is {value}: it must be at least 1")
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
+            raise ValueError(f"budget.seconds is {self.seconds}: it must be above 0")
         if self.eval_every % self.report_every:
             raise ValueError(
                 f"budget.eval_every is {self.eval_every}: it must be a multiple of"
@@ -53,15 +59,29 @@ class BudgetConfig:
         """Number of updates after which training ends."""
         return min(self.steps, self.max_steps or self.steps)
 
+    def quarter_ends(self) -> list[int]:
+        """Numbers of updates after which a quarter, a half, three and all quarters are done."""
+        return [self.steps * quarter // 4 for quarter in (1, 2, 3, 4)]
+
+    def quarters_done(self, updates: int) -> int:
+        """How many quarters of the training `updates` have done."""
+        return sum(updates >= end for end in self.quarter_ends())
+
     def window_ends(self) -> list[int]:
         """Numbers of updates done at which a row is reported; the windows between them tile."""
         ends = {step + 1 for step in range(0, self.steps, self.report_every)}
-        ends |= {self.steps * quarter // 4 for quarter in (1, 2, 3, 4)} | {self.last_step}
+        ends |= {*self.quarter_ends(), self.last_step}
         return sorted(end for end in ends if 0 < end <= self.last_step)
 
     def evaluates_at(self, updates: int) -> bool:
         """Whether the row after so many updates is an evaluation."""
         return (updates - 1) % self.eval_every == 0 or updates == self.last_step
+
+    def with_steps(self, steps: int, like: Self) -> Self:
+        """This budget over other steps, measured as often in proportion as `like` is."""
+        report_every = max(1, round(steps * like.report_every / like.steps))
+        eval_every = report_every * (like.eval_every // like.report_every)
+        return replace(self, steps=steps, report_every=report_every, eval_every=eval_every)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +102,12 @@ class TrialConfig:
     def with_values(self, values: Mapping[str, Any]) -> Self:
         """A new configuration with `{"optim.learning_rate": 1e-3, …}` put in.
 
+        The steps of a budget in seconds are measured unless they are given too.
+
         Raises ValueError for an unknown path, a wrong type or a combination that cannot be.
         """
+        if "budget.seconds" in values:
+            values = {"budget.steps": 0, **values}
         top = {path: value for path, value in values.items() if "." not in path}
         result = replace(self, **{path: _checked(self, path, path, v) for path, v in top.items()})
         sections: dict[str, dict[str, Any]] = {}
@@ -100,7 +124,12 @@ class TrialConfig:
 
     def key(self, data_fingerprint: str) -> str:
         """Identity of the trial: equal keys mean equal numbers, so one of them need not run."""
-        identity = [asdict(self), data_fingerprint, NUMERICS_VERSION]
+        config = self
+        if self.budget.seconds:  # the steps that fit in it are measured, not asked for
+            config = replace(
+                self, budget=replace(self.budget, steps=0, report_every=1, eval_every=1)
+            )
+        identity = [asdict(config), data_fingerprint, NUMERICS_VERSION]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
     def values(self) -> dict[str, Any]:

@@ -38,13 +38,14 @@ def reference_configurations(profile: Profile, protocol: str) -> dict[str, Trial
     baseline = profile.baseline.with_values(PROTOCOLS[protocol])
     return {
         name: baseline.with_values(
-            {path: _scaled(profile, path, value) for path, value in values.items()}
+            {path: scaled(profile, path, value) for path, value in values.items()}
         )
         for name, values in SIX.items()
     }
 
 
-def _scaled(profile: Profile, path: str, value: int | float) -> int | float:
+def scaled(profile: Profile, path: str, value: int | float) -> int | float:
+    """The study's `value` at `path` in the profile's size: its ratio to the baseline is kept."""
     section, field = path.split(".")
     of_study = getattr(getattr(PAPER.baseline, section), field)
     of_profile = getattr(getattr(profile.baseline, section), field)

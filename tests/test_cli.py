@@ -145,7 +145,7 @@ def test_a_diverged_trial_is_told_with_its_reason_and_exit_code_1(
     command = "run baseline --set optim.learning_rate=1e30 --max-steps 9 --corpus tiny.jsonl"
     code, output, _ = quarterhour(*command.split())
     assert code == 1
-    assert "FAILED baseline/seed0: loss is nan after" in " ".join(output.split())
+    assert "FAILED baseline/seed0: train_loss is nan after" in " ".join(output.split())
 
 
 def test_help_names_every_command(quarterhour: Quarterhour):

@@ -130,7 +130,7 @@ def test_failed_trials_have_a_reason_and_stop_no_other(tokens: TokenData, tmp_pa
     run([diverging, raising, *good], tokens, TWO_AT_ONCE)
     assert [spec.result().status for spec in good] == [Status.COMPLETE] * 2  # pyright: ignore
     reasons = [spec.result().reason for spec in (diverging, raising)]  # pyright: ignore
-    assert reasons[0] == "loss is nan after 3 updates"
+    assert reasons[0] == "train_loss is nan after 3 updates"
     assert "Is a directory" in str(reasons[1])
     assert "Traceback" in (raising.folder / "error.txt").read_text()
     assert not raising.result().final  # pyright: ignore

@@ -1,16 +1,22 @@
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
+import optuna_dashboard
 import pytest
 import torch
 from tiny import write_corpus
 
 import data.tokens
 import tune.grid
+import tune.searcher
 import tune.tensorboard
 import tune.trial
 from tune.cli import main
+from tune.experiment import build_experiment
+from tune.resources import plan_resources
+from tune.search import build_search
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -34,6 +40,21 @@ def test_the_readme_names_the_commands_that_make_knows():
     assert set(COMMANDS) == set(QUARTERHOUR) | {f"make {target}" for target in make}
 
 
+def begin_runs(runs: Path) -> None:
+    """A grid and a search, as their commands begin them; the search has one trial."""
+    asked: Any = {
+        "profile": "quick", "protocol": "as-run", "corpus": None, "tokenizer": None, "values": {},
+        "resources": plan_resources(None, None),
+    }  # fmt: skip
+    grid = build_experiment(kind="grid", only=None, seeds=(0,), folder=runs / "grid", **asked)
+    experiment, search = build_search(
+        space="open-ended", budget=None, objective="heldout_loss", scheduler=None, seed=0,
+        folder=runs / "search", **asked,
+    )  # fmt: skip
+    with grid.opened(), experiment.opened():
+        search.trial(0, search.baseline, "baseline").write_config()
+
+
 @pytest.mark.parametrize("command", QUARTERHOUR)
 def test_every_command_of_the_readme_comes_to_the_point_where_training_begins(
     command: str,
@@ -49,7 +70,15 @@ def test_every_command_of_the_readme_comes_to_the_point_where_training_begins(
     monkeypatch.setattr(tune.grid, "run_trials", training_begins)
     monkeypatch.setattr(tune.trial.Trial, "rows", training_begins)
     monkeypatch.setattr(tune.tensorboard, "serve", training_begins)
-    if "--gpus-per-trial" in command and not torch.cuda.is_available():
+    monkeypatch.setattr(tune.searcher, "fit", training_begins)
+    monkeypatch.setattr(optuna_dashboard, "run_server", training_begins)
+    if "runs/" in command:
+        begin_runs(Path("runs"))
+    if command.startswith(("quarterhour enqueue", "quarterhour status")):
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code
+    elif "--gpus-per-trial" in command and not torch.cuda.is_available():
         with pytest.raises(SystemExit, match="2"):
             main()
         assert "this machine has 0 GPUs that torch can use" in capsys.readouterr().err

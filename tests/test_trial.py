@@ -1,10 +1,12 @@
 import json
 import math
 import random
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from data.tokens import TokenData
 from model.sampling import PROMPTS
 from tune.ledger import Status, read_rows
 from tune.trainer import Trainer
+from tune.trial import Trial
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +48,8 @@ def test_windows_tile_the_run_and_evaluations_are_where_the_reference_has_them(f
     evaluated = [row["step"] for row in rows if "eval_loss" in row]
     assert evaluated == [1, 5, 9, 13, 17, 20]
     for row in rows:
-        assert ("heldout_loss" in row) == (row["step"] in evaluated)
+        assert ("eval_loss" in row) == (row["step"] in evaluated)
+        assert ("heldout_loss" in row) == (row["step"] in {*evaluated, 5, 10, 15, 20})
 
 
 def test_rows_are_consistent(finished: Path, tokens: TokenData):
@@ -116,12 +120,23 @@ def test_a_resumed_trial_has_the_rows_of_an_undisturbed_one(
     assert exact_rows(spec.folder) == exact_rows(finished)
 
 
-def test_a_trial_stopped_before_its_first_checkpoint_starts_again(
+def test_a_trial_that_was_closed_goes_on_from_its_last_row(
     tokens: TokenData, finished: Path, tmp_path: Path
 ):
     spec = tiny_spec(tmp_path, tokens)
     train(spec, tokens, rows=6)
-    assert not (spec.folder / "checkpoint.pt").exists()
+    state = torch.load(spec.folder / "checkpoint.pt", weights_only=True)
+    assert state["trainer"]["step"] == read_rows(spec.folder)[-1]["step"]
+    train(spec, tokens)
+    assert exact_rows(spec.folder) == exact_rows(finished)
+
+
+def test_a_trial_without_a_checkpoint_starts_again(
+    tokens: TokenData, finished: Path, tmp_path: Path
+):
+    spec = tiny_spec(tmp_path, tokens)
+    train(spec, tokens, rows=6)
+    (spec.folder / "checkpoint.pt").unlink()
     train(spec, tokens)
     assert exact_rows(spec.folder) == exact_rows(finished)
 
@@ -208,3 +223,89 @@ def test_a_step_reads_nothing_from_the_device(precision: str):
         trainer.train_step(batch)
     with pytest.raises(AssertionError), ReadsForbidden():
         trainer.loss(batch)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def overwrite(path: Path) -> None:
+    path.write_text("not a checkpoint")
+
+
+@pytest.mark.usefixtures("_checkpoint_every_row")
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, overwrite])
+def test_a_damaged_checkpoint_is_told_and_an_earlier_state_is_gone_on_from(
+    damage: Callable[[Path], None],
+    both: bool,
+    tokens: TokenData,
+    finished: Path,
+    tmp_path: Path,
+):
+    spec = tiny_spec(tmp_path, tokens)
+    train(spec, tokens, rows=6)
+    damage(spec.folder / "checkpoint.pt")
+    if both:
+        damage(spec.folder / "checkpoint.previous.pt")
+    trial = Trial(spec, tokens, torch.device("cpu"), trials_on_device=1)
+    begun = next(iter(rows := trial.rows()))
+    assert "cannot be used, an earlier state is" in str(trial.warning)
+    assert (begun["step"] == 1) == both
+    list(rows)
+    assert exact_rows(spec.folder) == exact_rows(finished)
+
+
+@pytest.mark.usefixtures("_checkpoint_every_row")
+def test_a_disk_that_is_full_for_a_while_ends_no_trial(
+    tokens: TokenData, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    spec = tiny_spec(tmp_path, tokens)
+    train(spec, tokens, rows=3)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    trial = Trial(spec, tokens, torch.device("cpu"), trials_on_device=1)
+    rows = trial.rows()
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
+    try:
+        for _ in range(3):
+            next(rows)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert "no checkpoint at step" in str(trial.warning)
+    rows.close()
+    train(spec, tokens)
+    assert exact_rows(spec.folder) == exact_rows(finished)
+
+
+def test_a_trial_with_dropout_resumes_to_the_same_rows(tokens: TokenData, tmp_path: Path):
+    undisturbed = tiny_spec(tmp_path, tokens, "undisturbed", model__dropout=0.2)
+    train(undisturbed, tokens)
+    spec = tiny_spec(tmp_path, tokens, "stopped", model__dropout=0.2)
+    for rows in (2, 3):
+        train(spec, tokens, rows)
+    train(spec, tokens)
+    assert exact_rows(spec.folder) == exact_rows(undisturbed.folder)
+    without = tiny_spec(tmp_path, tokens, "without")
+    train(without, tokens)
+    assert exact_rows(without.folder) != exact_rows(undisturbed.folder)
+
+
+def test_a_key_that_another_run_has_finished_is_adopted(tokens: TokenData, tmp_path: Path):
+    for run in ("one", "two"):
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "experiment.json").write_text("{}")
+    one, two = (tiny_spec(tmp_path / run, tokens) for run in ("one", "two"))
+    train(one, tokens)
+    train(two, tokens)
+    result = two.result()
+    assert result
+    assert result.adopted_from == str(one.folder)
+    assert read_rows(two.folder) == read_rows(one.folder)

@@ -3,8 +3,6 @@
 import json
 import os
 import sys
-from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +12,22 @@ from rich.console import Console
 from analysis.comparison import beside_published, render, write_csv
 from analysis.published import differences
 from analysis.runs import load_run
+from tune.options import (
+    Corpus,
+    CpusPerTrial,
+    GpusPerTrial,
+    MaxSteps,
+    Name,
+    Precision,
+    Profile,
+    Protocol,
+    Runs,
+    Tokenizer,
+    bad_input,
+    opened,
+    run_folder,
+)  # fmt: skip
+from tune.search_cli import app as search_app
 
 if TYPE_CHECKING:
     from tune.experiment import Experiment
@@ -25,32 +39,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(search_app)
 TABLE_WIDTH = 100
-
-Profile = Annotated[str, typer.Option(help="quick (two CPU cores) or paper (the reference).")]
-Protocol = Annotated[str, typer.Option(help="as-run or as-described.")]
-Corpus = Annotated[
-    str | None,
-    typer.Option(help="builtin, a file or folder, or a hub name. Default: the profile's."),
-]
-Tokenizer = Annotated[
-    str | None,
-    typer.Option(help="builtin, a file or folder, or a hub name. Default: the profile's."),
-]
-MaxSteps = Annotated[
-    int | None, typer.Option(help="Stop after so many steps; the schedule stays as it is.")
-]
-Precision = Annotated[
-    str | None, typer.Option(help="fp32, bf16 or fp16. Default: the best of the device.")
-]
-CpusPerTrial = Annotated[
-    float | None, typer.Option(help="CPU cores of a trial. Default: 1, or a share beside a GPU.")
-]
-GpusPerTrial = Annotated[
-    float | None, typer.Option(help="GPUs of a trial, e.g. 0.25. Default: 1 if there is one.")
-]
-Name = Annotated[str | None, typer.Option(help="Name of the run folder.")]
-Runs = Annotated[Path, typer.Option(help="Folder of all run folders.")]
 
 
 @app.command()
@@ -72,9 +62,10 @@ def grid(
     The same command again adopts what has finished and goes on with what has not.
     """
     from tune.grid import run_trials
+    from tune.ledger import open_trials
     from tune.progress import TrialsProgress
 
-    with _bad_input():
+    with bad_input():
         if seeds < 1:
             raise ValueError(f"--seeds is {seeds}: it must be at least 1")
         experiment = _experiment(
@@ -83,8 +74,8 @@ def grid(
             cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial,
         )  # fmt: skip
     console = Console()
-    with _opened(experiment):
-        todo = experiment.open_trials()
+    with opened(experiment):
+        todo = open_trials(experiment.trials(), runs)
         console.print(_headline(experiment, len(todo)))
         if todo:
             with TrialsProgress(console, todo, len(experiment.trials()) - len(todo)) as progress:
@@ -113,8 +104,9 @@ def run(
 ) -> None:
     """Train one configuration in this process, without Ray: the way to debug."""
     from search_spaces.point import parse_assignment
+    from tune.ledger import open_trials
 
-    with _bad_input():
+    with bad_input():
         settings = dict(parse_assignment(text) for text in set_ or [])
         values = {**settings, **_settings(max_steps, precision)}
         if cpus_per_trial is None:
@@ -125,8 +117,8 @@ def run(
             runs=runs, cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial,
         )  # fmt: skip
     console = Console()
-    with _opened(experiment):
-        todo = experiment.open_trials()
+    with opened(experiment):
+        todo = open_trials(experiment.trials(), runs)
         console.print(_headline(experiment, len(todo)))
         for spec in todo:
             _train_here(console, experiment, spec)
@@ -153,21 +145,8 @@ def tensorboard(
     """Compare trials in TensorBoard, while they train or afterwards."""
     from tune.tensorboard import serve
 
-    with _bad_input():
+    with bad_input():
         serve(folders or [], runs, port=port, browser=not no_browser, bind_all=bind_all)
-
-
-@contextmanager
-def _bad_input() -> Generator[None]:
-    """End with one line and exit code 2 where what the user gave cannot be used."""
-    try:
-        yield
-    except ValueError as error:
-        raise typer.TyperException(" ".join(str(error).split())) from error
-    except OSError as error:
-        raise typer.TyperException(
-            f"{error.filename}: {error.strerror}; choose a folder that can be written with --runs"
-        ) from error
 
 
 def _settings(max_steps: int | None, precision: str | None) -> dict[str, Any]:
@@ -192,24 +171,13 @@ def _experiment(
     parts = [kind, only, asked["profile"], asked["protocol"]]
     parts += [f"{path}={value}" for path, value in asked["values"].items()]
     default = "-".join(part for part in parts if part and part not in ("quick", "as-run"))
-    if name and Path(name).name != name:
-        raise ValueError(f"--name is '{name}': it must be a plain name; --runs takes the folder")
     return build_experiment(
         kind=kind,
         only=only,
-        folder=runs / (name or default),
+        folder=run_folder(name, default, runs),
         resources=plan_resources(cpus_per_trial, gpus_per_trial),
         **asked,
     )
-
-
-@contextmanager
-def _opened(experiment: "Experiment") -> Generator[None]:
-    """The experiment's folder, held; only entering it can be the user's fault."""
-    with ExitStack() as stack:
-        with _bad_input():
-            stack.enter_context(experiment.opened())
-        yield
 
 
 def _train_here(console: Console, experiment: "Experiment", spec: "TrialSpec") -> None:
@@ -226,8 +194,7 @@ def _train_here(console: Console, experiment: "Experiment", spec: "TrialSpec") -
     trial = Trial(spec, experiment.tokens, torch.device(resources.device), trials_on_device=1)
     with TrialsProgress(console, [spec], 0) as progress:
         for row in trial.rows():
-            progress.update(spec.label, row)
-        progress.end(spec.label)
+            progress.update(spec, row | {"warning": trial.warning})
 
 
 def _print_result(console: Console, spec: "TrialSpec") -> None:

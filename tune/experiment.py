@@ -1,6 +1,7 @@
 """A run folder, resolved before anything trains: what runs in it, on which data and machine."""
 
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -21,10 +22,20 @@ from data.tokens import TokenData, prepare_tokens
 from search_spaces.point import NUMERICS_VERSION, TrialConfig
 from search_spaces.profiles import PROFILES, Profile
 from search_spaces.reference import reference_configurations
-from tune.ledger import TrialSpec, adopt, finished_folders
+from tune.ledger import EXPERIMENT, TrialSpec
 from tune.resources import Resources, best_precision, describe_hardware
 
-PACKAGES = ("quarterhour", "torch", "ray", "datasets", "transformers", "tokenizers", "numpy")
+PACKAGES = (
+    "quarterhour",
+    "torch",
+    "ray",
+    "optuna",
+    "datasets",
+    "transformers",
+    "tokenizers",
+    "numpy",
+)
+LOCK, OWNER = ".lock", ".owner"
 BYTES_PER_PARAMETER = 12  # of a checkpoint: weights and AdamW's two moments in fp32
 
 
@@ -40,6 +51,7 @@ class Experiment:
     seeds: tuple[int, ...]
     tokens: TokenData
     resources: Resources
+    search: Mapping[str, Any] | None = None  # what decides the proposals of a search
 
     def trials(self) -> list[TrialSpec]:
         """All trials, seed by seed."""
@@ -62,30 +74,16 @@ class Experiment:
         self._check_disk()
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(self.folder / ".lock", timeout=0):
+            with FileLock(self.folder / LOCK, timeout=0):
+                write_text(self.folder / OWNER, str(os.getpid()))
                 description = self._merged(self.describe())
-                write_text(self.folder / "experiment.json", json.dumps(description, indent=2))
+                write_text(self.folder / EXPERIMENT, json.dumps(description, indent=2))
                 yield
         except Timeout as error:
             raise ValueError(
-                f"{self.folder} is in use by another quarterhour: wait for it or pass --name"
+                f"{self.folder} is in use by quarterhour process {owner(self.folder)}: wait for it,"
+                " stop it, or pass --name"
             ) from error
-
-    def open_trials(self) -> list[TrialSpec]:
-        """Trials that have to run: those whose key no folder beside this run has finished."""
-        finished = finished_folders(self.folder.parent)
-        todo: list[TrialSpec] = []
-        for spec in self.trials():
-            source = finished.get(spec.key)
-            result = spec.result()
-            if result and result.final:
-                continue
-            if source:
-                adopt(spec, source)
-            else:
-                spec.clear_result()
-                todo.append(spec)
-        return todo
 
     def describe(self) -> dict[str, Any]:
         """What `experiment.json` holds: everything that a reader of the results has to know."""
@@ -96,7 +94,8 @@ class Experiment:
             "protocol": self.protocol,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "seeds": list(self.seeds),
-            "configurations": list(self.configurations),
+            "configurations": [] if self.search else list(self.configurations),
+            "search": self.search,
             "resolved": {name: asdict(config) for name, config in self.configurations.items()},
             "domains": self._domains(),
             "numerics_version": NUMERICS_VERSION,
@@ -117,11 +116,10 @@ class Experiment:
 
     def _merged(self, new: dict[str, Any]) -> dict[str, Any]:
         """`new` with the seeds and the birth of the folder's own; ValueError if they differ."""
-        path = self.folder / "experiment.json"
-        if not path.exists():
+        old = read_description(self.folder)
+        if not old:
             return new
-        old = json.loads(path.read_text())
-        for what in ("data.fingerprint", "numerics_version", "resolved"):
+        for what in ("data.fingerprint", "numerics_version", "search", "resolved"):
             difference = _first_difference(_get(old, what), _get(new, what), what)
             if difference:
                 raise ValueError(
@@ -142,6 +140,27 @@ class Experiment:
                 f"{self.folder} needs up to {needed / 1e6:,.0f} MB for checkpoints and its disk has"
                 f" {free / 1e6:,.0f} MB free: free some, or pass --runs with a folder elsewhere"
             )
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """A run folder's `experiment.json`, empty if there is none; raises ValueError if damaged."""
+    path = folder / EXPERIMENT
+    try:
+        return json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): restore it, or use another --name"
+        ) from error
+
+
+def owner(folder: Path) -> int | None:
+    """The process that runs trials in a run folder at this moment, if there is one."""
+    path = folder / OWNER
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            return None
+    except Timeout:
+        return int(path.read_text()) if path.exists() else None
 
 
 def build_experiment(

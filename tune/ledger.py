@@ -7,32 +7,41 @@ again: whoever meets it adopts the folder.
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from data.files import write_folder, write_text
 from search_spaces.point import TrialConfig
 
 Row = dict[str, Any]
 
+EXPERIMENT = "experiment.json"
+CONFIG = "config.json"
 CHECKPOINT = "checkpoint.pt"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
+ERROR = "error.txt"
+CLAIMS = ".trials"  # beside the runs: which folder has a key
 
 
 class Status(StrEnum):
-    """How a trial ended."""
+    """How a trial ended: whole, by an error, stopped as unpromising, or too large to train."""
 
     COMPLETE = "COMPLETE"
     FAILED = "FAILED"
+    PRUNED = "PRUNED"
+    INFEASIBLE = "INFEASIBLE"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """End of a trial: COMPLETE with its last row, or FAILED with a reason."""
+    """End of a trial: COMPLETE with its last row, or another with a reason."""
 
     status: Status
     key: str
@@ -45,8 +54,13 @@ class Result:
     def __post_init__(self) -> None:
         if self.status is Status.COMPLETE and not self.metrics:
             raise ValueError("a COMPLETE result needs metrics")
-        if self.status is Status.FAILED and not self.reason:
-            raise ValueError("a FAILED result needs a reason")
+        if self.status is not Status.COMPLETE and not self.reason:
+            raise ValueError(f"a {self.status} result needs a reason")
+
+    @property
+    def crashed(self) -> bool:
+        """Whether it failed in a way that another attempt may not."""
+        return self.status is Status.FAILED and not self.diverged
 
     @property
     def final(self) -> bool:
@@ -56,12 +70,16 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialSpec:
-    """One trial to run: its name, resolved configuration, data and folder."""
+    """One trial to run: its name, resolved configuration, data and folder.
+
+    `origin` tells where a search has it from.
+    """
 
     name: str
     config: TrialConfig
     data_fingerprint: str
     folder: Path
+    origin: str | None = None
 
     @property
     def key(self) -> str:
@@ -70,8 +88,8 @@ class TrialSpec:
 
     @property
     def label(self) -> str:
-        """Name and seed, as shown to people."""
-        return f"{self.name}/seed{self.config.seed}"
+        """Name and seed, as shown to people; the trials of a search proper have one seed."""
+        return self.name if self.folder.name == self.name else f"{self.name}/{self.folder.name}"
 
     @property
     def flops(self) -> int:
@@ -88,9 +106,10 @@ class TrialSpec:
             "name": self.name,
             "seed": self.config.seed,
             "data_fingerprint": self.data_fingerprint,
+            "origin": self.origin,
             "config": asdict(self.config),
         }
-        write_text(self.folder / "config.json", json.dumps(content, indent=2))
+        write_text(self.folder / CONFIG, json.dumps(content, indent=2))
 
     def result(self) -> Result | None:
         """How the trial ended, or None if it has not."""
@@ -99,6 +118,18 @@ class TrialSpec:
     def clear_result(self) -> None:
         """Forget how the trial ended, to try again from its checkpoint."""
         (self.folder / RESULT).unlink(missing_ok=True)
+
+    def clear_error(self) -> None:
+        """Forget an earlier attempt's error."""
+        (self.folder / ERROR).unlink(missing_ok=True)
+
+    def write_failure(self) -> None:
+        """End a trial whose process raised an error, which is in its folder, or died."""
+        path = self.folder / ERROR
+        error = path.read_text().strip().splitlines()[-1] if path.exists() else None
+        rows = read_rows(self.folder)
+        reason = error or "its process died, perhaps for want of memory"
+        self.write_result(Status.FAILED, rows[-1] if rows else {}, reason=reason)
 
     def write_result(self, status: Status, metrics: Row, **ending: Any) -> None:
         """Write `result.json`; `ending` has a failed trial's reason, and whether it diverged."""
@@ -112,6 +143,18 @@ class TrialSpec:
         write_text(self.folder / RESULT, json.dumps(asdict(result), indent=2))
 
 
+def read_spec(folder: Path) -> TrialSpec:
+    """The trial of a folder that `write_config` has made."""
+    content = json.loads((folder / CONFIG).read_text())
+    return TrialSpec(
+        name=content["name"],
+        config=TrialConfig.from_dict(content["config"]),
+        data_fingerprint=content["data_fingerprint"],
+        folder=folder,
+        origin=content.get("origin"),
+    )
+
+
 def read_result(folder: Path) -> Result | None:
     """The result in a trial's folder, or None if there is none."""
     path = folder / RESULT
@@ -121,13 +164,16 @@ def read_result(folder: Path) -> Result | None:
     return Result(status=Status(fields.pop("status")), **fields)
 
 
-def read_rows(folder: Path) -> list[Row]:
-    """Rows of a trial's `metrics.jsonl`; a last line that was cut off while written is dropped."""
+def read_rows(folder: Path, having: str = "") -> list[Row]:
+    """Rows of a trial's `metrics.jsonl`, of all or of those that have a measure.
+
+    A last line that was cut off while written is dropped.
+    """
     path = folder / METRICS
     if not path.exists():
         return []
     *whole, _ = path.read_text().split("\n")
-    return [json.loads(line) for line in whole]
+    return [json.loads(line) for line in whole if f'"{having}' in line]
 
 
 def finished_folders(runs: Path) -> dict[str, Path]:
@@ -145,15 +191,69 @@ def _results(runs: Path) -> Iterator[tuple[Path, Result]]:
 
 
 def adopt(spec: TrialSpec, source: Path) -> None:
-    """Copy a finished trial of the same key into `spec`'s folder, telling where it is from."""
+    """Put a finished trial of the same key into `spec`'s folder, telling where it is from.
+
+    Its files are linked where the disk can: nothing is written to them any more.
+    """
 
     def copy(target: Path) -> None:
-        shutil.copytree(source, target, dirs_exist_ok=True)
+        shutil.copytree(source, target, copy_function=_link_or_copy, dirs_exist_ok=True)
         fields = json.loads((source / RESULT).read_text())
         fields["adopted_from"] = fields["adopted_from"] or str(source)
         write_text(target / RESULT, json.dumps(fields, indent=2))
 
     if spec.folder.exists():
         shutil.rmtree(spec.folder)
+    # Of equal keys the configurations are equal, but for steps that were measured.
+    own = replace(spec, config=read_spec(source).config)
     write_folder(spec.folder, copy)
-    spec.write_config()
+    own.write_config()
+
+
+def open_trials(specs: Iterable[TrialSpec], runs: Path) -> list[TrialSpec]:
+    """Those that have to run: their keys are finished nowhere below the folder of all runs."""
+    finished = finished_folders(runs)
+    todo: list[TrialSpec] = []
+    for spec in specs:
+        source = finished.get(spec.key)
+        result = spec.result()
+        if result and result.final:
+            continue
+        if source:
+            adopt(spec, source)
+        else:
+            spec.clear_result()
+            todo.append(spec)
+    return todo
+
+
+@contextmanager
+def claimed(spec: TrialSpec) -> Generator[None]:
+    """Hold the trial's key, so that no two processes train it.
+
+    One that is trained by another run beside this one is waited for, and adopted if it finishes.
+    """
+    folder = _runs(spec.folder) / CLAIMS
+    folder.mkdir(parents=True, exist_ok=True)
+    claim = folder / spec.key
+    with FileLock(claim.with_suffix(".lock")):
+        holder = Path(claim.read_text()) if claim.exists() else spec.folder
+        result = read_result(holder) if holder != spec.folder.absolute() else None
+        if result and result.final and result.key == spec.key:
+            adopt(spec, holder)
+        else:
+            write_text(claim, str(spec.folder.absolute()))
+        yield
+
+
+def _runs(folder: Path) -> Path:
+    """The folder of all runs, for a trial's folder in one of them."""
+    run = next((path for path in folder.parents if (path / EXPERIMENT).exists()), folder.parent)
+    return run.parent
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

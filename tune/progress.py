@@ -1,5 +1,8 @@
 """What a user sees while trials run: a bar for all, a line for each, or plain lines in a log."""
 
+from collections import Counter
+from typing import Protocol, Self
+
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -10,18 +13,21 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from tune.ledger import Row, Status, TrialSpec
+from tune.ledger import Result, Row, Status, TrialSpec
 
 
-class TrialsProgress:
-    """Progress of trials in FLOPs, which trials of different sizes have in common."""
+class RowDisplay(Protocol):
+    """Takes the rows of running trials."""
 
-    def __init__(self, console: Console, todo: list[TrialSpec], n_done: int) -> None:
-        self._console = console
-        self._specs = {spec.label: spec for spec in todo}
-        self._n_trials = len(todo) + n_done
-        self._n_ended = n_done
-        self._flops: dict[str, int] = {}
+    def update(self, spec: TrialSpec, row: Row) -> None:
+        """Show a trial's new row."""
+
+
+class _TrialBars:
+    """A bar for all trials together and one for each that runs."""
+
+    def __init__(self, console: Console, description: str, total: float | None) -> None:
+        self.console = console
         self._tasks: dict[str, TaskID] = {}
         self._bars = Progress(
             TextColumn("{task.description}"),
@@ -33,38 +39,87 @@ class TrialsProgress:
             console=console,
             speed_estimate_period=120,
         )
-        total = sum(spec.flops for spec in todo)
-        self._all = self._bars.add_task("all trials", total=total, text=self._ended())
+        self._all = self._bars.add_task(description, total=total, text="")
 
-    def __enter__(self) -> "TrialsProgress":
-        if self._console.is_terminal:
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
             self._bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
-    def update(self, label: str, row: Row) -> None:
-        """Show a trial's new row."""
-        spec = self._specs[label]
-        last_step = spec.config.budget.last_step
-        self._flops[label] = row["flops"]
-        loss = row.get("heldout_loss")
-        text = f"step {row['step']:>5,}/{last_step:,}  train loss {row['train_loss']:.3f}"
-        if not self._console.is_terminal and loss is not None:
-            self._console.print(f"{label:<20} {text}  held-out loss {loss:.3f}")
-        if label not in self._tasks:
-            self._tasks[label] = self._bars.add_task(label, total=last_step, text="")
-        self._bars.update(self._tasks[label], completed=row["step"], text=text)
-        self._bars.update(self._all, completed=sum(self._flops.values()), text=self._ended())
+    def _show_all(self, completed: float, text: str) -> None:
+        self._bars.update(self._all, completed=completed, text=text)
 
-    def end(self, label: str) -> None:
-        """Count a trial as ended and say how."""
-        self._n_ended += 1
-        result = self._specs[label].result()
-        if result and result.status is Status.FAILED:
-            self._console.print(f"{label}: FAILED, {result.reason}")
-        self._bars.update(self._all, text=self._ended())
+    def _show(self, spec: TrialSpec, row: Row) -> str:
+        """A trial's line; what it says besides the trial's name."""
+        seconds, last_step = spec.config.budget.seconds, spec.config.budget.last_step
+        if spec.label not in self._tasks:
+            total = seconds or last_step
+            self._tasks[spec.label] = self._bars.add_task(spec.label, total=total, text="")
+        done = row["seconds"] if seconds else row["step"]
+        of = f" of {seconds:g} s" if seconds else f"/{last_step:,}"
+        text = f"step {row['step']:>5,}{of}  train loss {row['train_loss']:.3f}"
+        self._bars.update(self._tasks[spec.label], completed=done, text=text)
+        if row.get("warning"):
+            self.console.print(f"{spec.label}: {row['warning']}", markup=False)
+        return text
+
+    def _hide(self, spec: TrialSpec) -> None:
+        if spec.label in self._tasks:
+            self._bars.remove_task(self._tasks.pop(spec.label))
+
+
+class TrialsProgress(_TrialBars):
+    """Progress of a list of trials in FLOPs, which trials of different sizes have in common."""
+
+    def __init__(self, console: Console, todo: list[TrialSpec], n_done: int) -> None:
+        super().__init__(console, "all trials", sum(spec.flops for spec in todo))
+        self._n_trials = len(todo) + n_done
+        self._n_ended = n_done
+        self._flops: dict[str, int] = {}
+        self._show_all(0, self._ended())
+
+    def update(self, spec: TrialSpec, row: Row) -> None:
+        """Show a trial's new row, and how it ended if that is its last."""
+        text = self._show(spec, row)
+        loss = row.get("heldout_loss")
+        if not self.console.is_terminal and loss is not None:
+            self.console.print(f"{spec.label:<20} {text}  held-out loss {loss:.3f}")
+        self._flops[spec.label] = row["flops"]
+        result = spec.result()
+        if result:
+            self._n_ended += 1
+            if result.status is Status.FAILED:
+                self.console.print(f"{spec.label}: FAILED, {result.reason}", markup=False)
+        self._show_all(sum(self._flops.values()), self._ended())
 
     def _ended(self) -> str:
         return f"{self._n_ended} of {self._n_trials} trials ended"
+
+
+class SearchProgress(_TrialBars):
+    """Progress of a search towards its number of trials, if it has one, and its best so far."""
+
+    def __init__(self, console: Console, trials: int | None) -> None:
+        super().__init__(console, "search", trials)
+        self._statuses: Counter[str] = Counter()
+
+    def update(self, spec: TrialSpec, row: Row) -> None:
+        """Show a trial's new row."""
+        self._show(spec, row)
+
+    def count(self, result: Result) -> None:
+        """Count a trial that has ended."""
+        self._statuses[result.status] += 1
+
+    def end(self, spec: TrialSpec, result: Result, outcome: str, best: str) -> None:
+        """Take a trial's line away; `outcome` and `best` say what came of it and of the search."""
+        self._hide(spec)
+        if not self.console.is_terminal:
+            adopted = f"  adopted from {result.adopted_from}" if result.adopted_from else ""
+            text = f"{spec.label} {result.status:<10} {spec.origin:<12} {result.reason or outcome}"
+            self.console.print(f"{text}{adopted}", markup=False, soft_wrap=True)
+        counts = ", ".join(f"{count} {status}" for status, count in self._statuses.items())
+        self._show_all(self._statuses.total(), f"{counts}; best {best}")

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from search_spaces.point import Precision
+from search_spaces.point import Precision, TrialConfig
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
@@ -67,6 +67,27 @@ def plan_resources(cpus_per_trial: float | None, gpus_per_trial: float | None) -
         cpus_per_trial=cpus_per_trial,
         gpus_per_trial=gpus_per_trial,
     )
+
+
+def memory_per_trial_bytes(resources: Resources) -> float:
+    """What one of the trials that run at once may take: of its GPU, or of the machine."""
+    if resources.device == "cuda":
+        total = torch.cuda.get_device_properties().total_memory
+        return total / max(1, int(1 / resources.gpus_per_trial + 1e-9))
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / resources.concurrency
+
+
+def least_memory_bytes(config: TrialConfig) -> int:
+    """A lower bound of a trial's peak memory: what is more than there is cannot be trained.
+
+    Weights, gradients and AdamW's two moments in fp32; and what each layer keeps of each token for
+    its backward: two norms, queries, keys, values, attention (6 d_model) and the feed-forward
+    before and after its activation (2 d_ff).
+    """
+    model, data = config.model, config.data
+    per_token = model.n_layers * (6 * model.d_model + 2 * model.d_ff)
+    bytes_each = 4 if config.precision == "fp32" else 2
+    return 16 * model.parameters + data.batch_size * data.seq_len * per_token * bytes_each
 
 
 def best_precision(device: str) -> Precision:

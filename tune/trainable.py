@@ -11,7 +11,7 @@ from ray import tune as ray_tune
 from data.files import write_text
 from data.tokens import TokenData
 from search_spaces.point import TrialConfig
-from tune.ledger import TrialSpec
+from tune.ledger import ERROR, Status, TrialSpec, read_rows
 from tune.resources import Resources, keep_freed_memory
 from tune.trial import Trial
 
@@ -23,6 +23,7 @@ def to_param_space(spec: TrialSpec) -> dict[str, Any]:
         "config": asdict(spec.config),
         "data_fingerprint": spec.data_fingerprint,
         "folder": str(spec.folder),
+        "origin": spec.origin,
     }
 
 
@@ -33,6 +34,7 @@ def from_param_space(values: dict[str, Any]) -> TrialSpec:
         config=TrialConfig.from_dict(values["config"]),
         data_fingerprint=values["data_fingerprint"],
         folder=Path(values["folder"]),
+        origin=values["origin"],
     )
 
 
@@ -42,30 +44,48 @@ class TrialTrainable(ray_tune.Trainable):
     def setup(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, config: dict[str, Any], tokens_folder: str, resources: Resources
     ) -> None:
-        """Take up the trial `config["trial"]`."""
+        """Take up the trial `config["trial"]`; it begins with its first step."""
         torch.set_num_threads(resources.threads)
         keep_freed_memory()
         self._spec = from_param_space(config["trial"])
-        trial = Trial(
-            self._spec,
-            TokenData(Path(tokens_folder)),
-            torch.device(resources.device),
-            trials_on_device=config["trials_on_device"],
-        )
-        self._rows = trial.rows()
+        self._spec.clear_error()
+        self._tokens = TokenData(Path(tokens_folder))
+        self._device = torch.device(resources.device)
+        self._trials_on_device = config["trials_on_device"]
+        self._trial: Trial | None = None
 
     def step(self) -> dict[str, Any]:
         """Train one window. The trial is done when its result is written."""
         try:
-            row = next(self._rows)
+            return self._train_window()
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            rows = read_rows(self._spec.folder)
+            reason = f"out of memory: {str(error).splitlines()[0]}"
+            self._spec.write_result(Status.INFEASIBLE, rows[-1] if rows else {}, reason=reason)
+            return {"done": True}
         except Exception:
-            write_text(self._spec.folder / "error.txt", traceback.format_exc())
+            self._spec.folder.mkdir(parents=True, exist_ok=True)
+            write_text(self._spec.folder / ERROR, traceback.format_exc())
             raise
-        return row | {"done": self._spec.result() is not None}
+
+    def _train_window(self) -> dict[str, Any]:
+        """The next row, with what Tune and the display have to know besides."""
+        if not self._trial:
+            self._trial = Trial(
+                self._spec, self._tokens, self._device, trials_on_device=self._trials_on_device
+            )
+            self._rows = self._trial.rows()
+        row = next(self._rows)
+        return row | {
+            "done": self._spec.result() is not None,
+            "quarters": self._trial.config.budget.quarters_done(row["step"]),
+            "warning": self._trial.warning,
+        }
 
     def cleanup(self) -> None:
-        """Close the trial's files."""
-        self._rows.close()
+        """Close the trial's files; one that has not ended saves its state."""
+        if self._trial:
+            self._rows.close()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take up another trial in this process, which spares its start."""

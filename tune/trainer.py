@@ -8,6 +8,7 @@ import time
 from contextlib import AbstractContextManager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +19,7 @@ from search_spaces.point import TrialConfig
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 LARGEST_EXPONENT = 20.0
+DROPOUT_STREAM = 2  # of a seed's streams of random numbers; data.batches has the others
 
 
 class Trainer:
@@ -51,6 +53,9 @@ class Trainer:
         learning_rate = self.learning_rate
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
+        self.model.train()
+        if self.config.model.dropout:
+            torch.manual_seed(self._dropout_seed())
         with self._autocast():
             hidden_ND, targets_N = self._hidden_and_targets(batch_BT)
             loss = mean_cross_entropy(hidden_ND, self.model.embedding.weight, targets_N)
@@ -64,6 +69,11 @@ class Trainer:
         self.optimizer.zero_grad()
         self.step += 1
         return loss.detach(), norm
+
+    def _dropout_seed(self) -> int:
+        """A function of the step, so that a resumed trial drops what an undisturbed one drops."""
+        stream = np.random.SeedSequence([self.config.seed, DROPOUT_STREAM, self.step])
+        return int(stream.generate_state(1)[0])
 
     def _layer_grad_norms(self) -> Tensor:
         """Norm of the gradient of each layer's parameters: [layers], the embedding left out."""
@@ -82,6 +92,7 @@ class Trainer:
     @torch.no_grad()
     def metrics(self, batch_BT: Tensor) -> dict[str, float]:
         """The reference's measures of a batch [B, T + 1]; perplexity is exp(min(loss, 20))."""
+        self.model.eval()
         with self._autocast():
             hidden_ND, targets_N = self._hidden_and_targets(batch_BT)
             means = token_metrics(hidden_ND, self.model.embedding.weight, targets_N)
@@ -91,6 +102,7 @@ class Trainer:
     @torch.no_grad()
     def loss(self, batch_BT: Tensor) -> float:
         """Mean loss of a batch [B, T + 1] in nats."""
+        self.model.eval()
         with self._autocast():
             hidden_ND, targets_N = self._hidden_and_targets(batch_BT)
             return float(token_loss(hidden_ND, self.model.embedding.weight, targets_N))

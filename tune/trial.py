@@ -3,7 +3,10 @@
 import math
 import statistics
 import time
+import zipfile
 from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,13 +16,29 @@ from data.batches import Batches
 from data.files import write_file
 from data.tokens import TokenData
 from model.sampling import PROMPTS, continue_tokens
-from tune.ledger import CHECKPOINT, Row, Status, TrialSpec
+from search_spaces.point import BudgetConfig
+from tune.ledger import (
+    CHECKPOINT,
+    CONFIG,
+    Row,
+    Status,
+    TrialSpec,
+    claimed,
+    read_rows,
+    read_spec,
+)
 from tune.recorder import Recorder
 from tune.resources import peak_memory_bytes, reset_peak_memory
 from tune.trainer import Stopwatch, Trainer
 
 CHECKPOINT_SECONDS = 30.0
+PREVIOUS_CHECKPOINT = "checkpoint.previous.pt"
+# A budget in seconds spends at most about this share of it on measuring the time of a step.
+PROBE_SHARE = 0.02
+PROBE_STEPS = 5
+MIN_STEPS = 4
 SAMPLE_TOKENS = 40
+LOSSES = ("train_loss", "eval_loss", "heldout_loss")
 
 
 class Trial:
@@ -31,21 +50,53 @@ class Trial:
     def __init__(
         self, spec: TrialSpec, tokens: TokenData, device: torch.device, trials_on_device: int
     ) -> None:
-        self.spec = spec
-        self.config = spec.config
         self.tokens = tokens
         self.device = device
         self.trials_on_device = trials_on_device
-        self.batches = Batches(tokens, self.config.data, self.config.seed)
+        self.batches = Batches(tokens, spec.config.data, spec.config.seed)
+        self.spec = self._with_measured_steps(spec)
+        self.config = self.spec.config
         self.trainer = Trainer(self.config, device)
         self.seconds = 0.0
+        self.warning: str | None = None
         reset_peak_memory(device)
+
+    def _with_measured_steps(self, spec: TrialSpec) -> TrialSpec:
+        """With a budget in seconds, the steps that fit in it: measured on a model thrown away."""
+        budget = spec.config.budget
+        if budget.steps or not budget.seconds:
+            return spec
+        begun = read_spec(spec.folder) if (spec.folder / CONFIG).exists() else spec
+        if begun.config.budget.steps and begun.key == spec.key:
+            return begun
+        trainer = Trainer(spec.config.with_values({"budget.steps": PROBE_STEPS}), self.device)
+        begin = time.perf_counter()
+        seconds: list[float] = []
+        while len(seconds) < PROBE_STEPS or (
+            time.perf_counter() - begin < PROBE_SHARE * budget.seconds
+        ):
+            stopwatch = Stopwatch(self.device)
+            mark = stopwatch.mark()
+            trainer.train_step(self._on_device(self.batches.batch_at(len(seconds))))
+            stopwatch.span(mark)
+            seconds += stopwatch.seconds()
+        steps = max(MIN_STEPS, int(budget.seconds / statistics.median(seconds)))
+        measured = budget.with_steps(steps, BudgetConfig(steps=100, report_every=1, eval_every=20))
+        return replace(spec, config=replace(spec.config, budget=measured))
 
     def rows(self) -> Generator[Row]:
         """Train, and yield each row as soon as it is written; the result is there by the last.
 
         A loss that is not finite ends the trial as FAILED: training again would come to the same.
+        Closed before its end, the trial can go on from there.
         """
+        with claimed(self.spec):
+            if not self.spec.result():
+                yield from self._train()
+            else:
+                yield read_rows(self.spec.folder)[-1]
+
+    def _train(self) -> Generator[Row]:
         self.spec.write_config()
         self._load_checkpoint()
         recorder = Recorder(self.spec, self.trainer.step)
@@ -55,15 +106,19 @@ class Trial:
                 if end <= self.trainer.step:
                     continue
                 recorder.write(row := self._train_to(end))
-                if math.isfinite(row.get("heldout_loss", math.nan)):
+                if math.isfinite(row.get("eval_loss", math.nan)):
                     recorder.write_samples(self._samples())
                 if end == self.config.budget.last_step or not math.isfinite(row["train_loss"]):
                     break
                 if time.monotonic() - self._saved_at > CHECKPOINT_SECONDS:
-                    self._save_checkpoint(recorder)
+                    self._try_to_save_checkpoint(recorder)
                 yield row
             self._finish(recorder)
             yield recorder.last_row
+        except GeneratorExit:
+            if not self.spec.result():
+                self._try_to_save_checkpoint(recorder)
+            raise
         finally:
             recorder.close()
 
@@ -86,7 +141,9 @@ class Trial:
             losses.append(loss)
             norms.append(norm)
         row = self._window_row(stopwatch.seconds(), torch.stack(losses), torch.stack(norms))
-        return row | self._evaluate(train_batch) if evaluates else row
+        if evaluates:
+            return row | self._evaluate(train_batch)
+        return row | self._heldout_metrics() if end in self.config.budget.quarter_ends() else row
 
     def _window_row(self, seconds: list[float], losses: Tensor, norms: Tensor) -> Row:
         """The measures that every row has; reading the losses is the window's only wait."""
@@ -148,28 +205,61 @@ class Trial:
     def _on_device(self, batch: np.ndarray) -> Tensor:
         return torch.from_numpy(batch).to(self.device, non_blocking=True)
 
+    def _try_to_save_checkpoint(self, recorder: Recorder) -> None:
+        """A disk that is full now need not be at the trial's end, so training goes on."""
+        try:
+            self._save_checkpoint(recorder)
+        except (OSError, RuntimeError) as error:  # torch tells of a full disk by the latter
+            reason = str(error).splitlines()[0]
+            self.warning = f"no checkpoint at step {self.trainer.step} could be written: {reason}"
+
     def _save_checkpoint(self, recorder: Recorder) -> None:
+        """Write the checkpoint; the one before is kept, in case that this one gets damaged."""
         recorder.sync()
         state = {"trainer": self.trainer.state_dict(), "seconds": self.seconds}
-        write_file(self.spec.folder / CHECKPOINT, lambda path: torch.save(state, path))
+        path = self.spec.folder / CHECKPOINT
+
+        def write(temporary: Path) -> None:
+            torch.save(state, temporary)
+            if path.exists():
+                path.replace(self.spec.folder / PREVIOUS_CHECKPOINT)
+
+        write_file(path, write)
         self._saved_at = time.monotonic()
 
     def _load_checkpoint(self) -> None:
-        path = self.spec.folder / CHECKPOINT
-        if path.exists():
-            state = torch.load(path, map_location=self.device, weights_only=True)
-            self.trainer.load_state_dict(state["trainer"])
-            self.seconds = state["seconds"]
+        """Go on from the newest checkpoint that can be read and whose rows are there."""
+        steps = {row["step"] for row in read_rows(self.spec.folder)}
+        for name in (CHECKPOINT, PREVIOUS_CHECKPOINT):
+            path = self.spec.folder / name
+            if not path.exists():
+                continue
+            try:
+                with zipfile.ZipFile(path) as archive:
+                    if archive.testzip():  # torch does not look at the checksums
+                        raise ValueError("its checksum is wrong")
+                state = torch.load(path, map_location=self.device, weights_only=True)
+                if state["trainer"]["step"] not in steps:
+                    raise ValueError("its rows are missing")
+                self.trainer.load_state_dict(state["trainer"])
+                self.seconds = state["seconds"]
+                return
+            except Exception as error:  # what a damaged file raises is not foreseeable
+                damage = " ".join(str(error).split())[:80]
+                self.warning = f"{path} cannot be used, an earlier state is: {damage}"
+                self.trainer = Trainer(self.config, self.device)
 
     def _finish(self, recorder: Recorder) -> None:
         """Write the result: last, since nothing is written to the folder after it."""
         row = recorder.last_row
-        if not math.isfinite(row["train_loss"]):
-            reason = f"loss is {row['train_loss']} after {row['step']} updates"
-            recorder.write_ending(Status.FAILED)
-            self.spec.write_result(Status.FAILED, row, reason=reason, diverged=True)
-            return
-        self._save_checkpoint(recorder)
+        for name in LOSSES:
+            if not math.isfinite(row.get(name, 0.0)):
+                reason = f"{name} is {row[name]} after {row['step']} updates"
+                recorder.write_ending(Status.FAILED)
+                self.spec.write_result(Status.FAILED, row, reason=reason, diverged=True)
+                return
+        self._try_to_save_checkpoint(recorder)
+        (self.spec.folder / PREVIOUS_CHECKPOINT).unlink(missing_ok=True)
         recorder.write_ending(Status.COMPLETE)
         self.spec.write_result(Status.COMPLETE, row)
 

@@ -1,0 +1,168 @@
+"""What a search has come to: its trials by state, its cost, its best, and what seeds make of it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from rich.table import Table
+from scipy import stats
+
+from analysis.runs import Run
+
+CONFIDENCE = 0.95
+SPENT = ("step", "tokens", "flops", "seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResults:
+    """A search's own trials (`searched`) and those of its best with fresh seeds (`fresh`).
+
+    Each has one row a trial: number as `configuration`, `seed`, `status`, `origin`, its settings
+    under dotted names, and the measures of its last row.
+    """
+
+    objectives: dict[str, str]
+    reference: list[str]
+    searched: pd.DataFrame
+    fresh: pd.DataFrame
+
+    @property
+    def objective(self) -> str:
+        """The objective, or the first of several."""
+        return next(iter(self.objectives))
+
+    def ranked(self) -> pd.DataFrame:
+        """The complete trials, the best by the (first) objective first."""
+        complete = self.searched.loc[self.searched["status"] == "COMPLETE"]
+        ascending = self.objectives[self.objective] == "minimize"
+        return complete.sort_values([self.objective], ascending=ascending, kind="stable")
+
+    def best_of_reference(self) -> pd.Series | None:
+        """The best complete trial of the six reference points, or None if there is none."""
+        ranked = self.ranked()
+        six = ranked.loc[ranked["origin"].isin(self.reference)]
+        return None if six.empty else six.iloc[0]
+
+
+def search_results(run: Run) -> SearchResults:
+    """The results of a search's run folder; raises ValueError where it is of another kind."""
+    search = run.experiment.get("search")
+    if not search:
+        raise ValueError(
+            f"{run.folder} is no search but of kind {run.experiment['kind']}: give one that"
+            " `quarterhour search` has written, such as runs/search"
+        )
+    trials = run.trials
+    if not run.rows.empty:
+        last = run.rows.groupby(["configuration", "seed"], as_index=False).last()
+        trials = trials.merge(last, how="left", on=["configuration", "seed"])
+    columns = dict.fromkeys([*trials, "adopted_from", *search["objectives"], *SPENT])
+    trials = trials.reindex(columns=list(columns))
+    is_searched = trials["seed"] == search["seed"]
+    return SearchResults(
+        objectives=search["objectives"],
+        reference=list(run.experiment["resolved"]),
+        searched=trials.loc[is_searched],
+        fresh=trials.loc[~is_searched],
+    )
+
+
+def spent(results: SearchResults) -> pd.Series:
+    """Steps, tokens, FLOPs and device-seconds of the search, without what it adopted."""
+    trials = pd.concat([results.searched, results.fresh])
+    return trials.loc[trials["adopted_from"].isna(), list(SPENT)].sum()
+
+
+def spent_text(results: SearchResults) -> str:
+    """`spent` as a sentence."""
+    steps, tokens, flops, seconds = spent(results)
+    return (
+        f"spent {steps:,.0f} steps, {tokens:,.0f} tokens, {flops:.3g} FLOPs,"
+        f" {seconds:,.0f} device-seconds of training"
+    )
+
+
+def states_table(results: SearchResults) -> Table:
+    """Trials by state."""
+    table = Table("state", "trials", box=None)
+    for status, count in results.searched["status"].value_counts().items():
+        table.add_row(str(status), str(count))
+    return table
+
+
+def best_table(results: SearchResults, n_best: int = 5) -> Table:
+    """The best trials with what they differ in from each other, and the best of the six."""
+    ranked = results.ranked()
+    reference = results.best_of_reference()
+    shown = ranked.head(n_best)
+    if reference is not None and reference["configuration"] not in set(shown["configuration"]):
+        shown = pd.concat([shown, reference.to_frame().T])
+    settings = [
+        name
+        for name in ranked
+        if str(name).startswith(("model.", "optim.", "data."))
+        and ranked[name].drop_duplicates().size > 1
+    ]
+    table = Table("setting", *shown["configuration"], box=None)
+    table.add_row("origin", *shown["origin"])
+    for name in [*results.objectives, *settings]:
+        table.add_row(str(name), *[_text(value) for value in shown[name]])
+    return table
+
+
+def seed_comparison(results: SearchResults) -> pd.DataFrame:
+    """The best trials against the best of the six, each trained again with fresh seeds.
+
+    One row a candidate: mean of the objective over its fresh seeds, `n` of them, difference from
+    the best of the six with its interval (Welch; 95 % for all candidates together, Bonferroni),
+    and what that comes to. Results with the search's own seed are left out: the candidates were
+    chosen by them.
+    """
+    complete = results.fresh.loc[results.fresh["status"] == "COMPLETE"]
+    values: dict[Any, Any] = {
+        name: group[results.objective] for name, group in complete.groupby("configuration")
+    }
+    reference = results.best_of_reference()
+    if reference is None or reference["configuration"] not in values:
+        return pd.DataFrame()
+    against = values.pop(reference["configuration"])
+    rows = [{"trial": reference["configuration"], "n": len(against), "mean": against.mean()}]
+    minimize = results.objectives[results.objective] == "minimize"
+    for name, own in values.items():
+        row: dict[str, Any] = {"trial": name, "n": len(own), "mean": own.mean()}
+        rows.append(row | _difference(own, against, len(values), minimize))
+    return pd.DataFrame(rows).sort_values("mean", ascending=minimize, kind="stable")
+
+
+def _difference(own: Any, against: Any, tests: int, minimize: bool) -> dict[str, Any]:
+    welch = stats.ttest_ind(own, against, equal_var=False)
+    interval = welch.confidence_interval(1 - (1 - CONFIDENCE) / tests)
+    if not interval.low * interval.high > 0:
+        verdict = "within seed noise"
+    else:
+        verdict = "better" if (interval.high < 0) == minimize else "worse"
+    difference = own.mean() - against.mean()
+    return {
+        "difference": difference,
+        "low": interval.low,
+        "high": interval.high,
+        "verdict": verdict,
+    }
+
+
+def seed_table(results: SearchResults) -> Table:
+    """`seed_comparison` to read."""
+    table = Table("trial", "fresh seeds", f"mean {results.objective}", box=None)
+    table.add_column("minus the best of the six, 95 % interval", justify="right")
+    table.add_column("")
+    for row in seed_comparison(results).to_dict("records"):
+        difference, verdict = "", "the best of the six"
+        if not pd.isna(row["difference"]):
+            difference = f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
+            verdict = row["verdict"]
+        table.add_row(row["trial"], str(row["n"]), f"{row['mean']:.4f}", difference, verdict)
+    return table
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

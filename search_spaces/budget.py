@@ -1,0 +1,70 @@
+"""An equal budget for every trial of a search, whatever its shape."""
+
+import math
+import re
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Self
+
+from search_spaces.point import TrialConfig
+
+UNITS = ("steps", "tokens", "flops", "seconds")
+EXPONENTS = {"": 0, "k": 3, "M": 6, "B": 9, "G": 9, "T": 12}
+QUARTERS = 4  # a trial has at least one step in each, so that its curve has these points
+
+
+class BudgetTooSmallError(ValueError):
+    """A budget that is not enough for a few steps of a configuration."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchBudget:
+    """So many steps, tokens, training FLOPs, or seconds of training."""
+
+    unit: str
+    amount: float
+
+    def __str__(self) -> str:
+        return f"{self.unit}:{self.amount:.15g}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """`tokens:8.2M`, `steps:2000`, `flops:1e16` or `seconds:900`; raises ValueError."""
+        unit, _, amount = text.partition(":")
+        number = re.fullmatch(r"([0-9]+\.?[0-9]*(?:e[+-]?[0-9]+)?)([kMBGT]?)", amount)
+        value = float(Decimal(number[1]).scaleb(EXPONENTS[number[2]])) if number else 0.0
+        if unit not in UNITS or not 0 < value < math.inf:
+            raise ValueError(
+                f"--budget is '{text}': it must be one of {', '.join(UNITS)}, a colon and a number"
+                " above 0, e.g. steps:2000, tokens:8.2M, flops:1e16 or seconds:900"
+            )
+        return cls(unit=unit, amount=value)
+
+    @classmethod
+    def tokens_of(cls, config: TrialConfig) -> Self:
+        """The tokens that `config` trains on."""
+        data = config.data
+        tokens = config.budget.last_step * data.batch_size * data.seq_len
+        return cls(unit="tokens", amount=float(tokens))
+
+    def spent_on(self, config: TrialConfig, like: TrialConfig) -> TrialConfig:
+        """`config` with the steps that fit into this budget, never more than it.
+
+        It is measured as often in proportion as `like`. Raises BudgetTooSmallError where
+        fewer than four steps fit, which is no training.
+        """
+        if self.unit == "seconds":
+            budget = replace(like.budget, steps=0, seconds=self.amount)
+            return replace(config, budget=budget)
+        steps = int(self.amount / self._of_a_step(config) * (1 + 1e-12))
+        if steps < QUARTERS:
+            raise BudgetTooSmallError(
+                f"budget {self} is {steps} steps of data.batch_size {config.data.batch_size} and"
+                f" data.seq_len {config.data.seq_len}: it must be at least {QUARTERS}; give more"
+            )
+        return replace(config, budget=like.budget.with_steps(steps, like.budget))
+
+    def _of_a_step(self, config: TrialConfig) -> float:
+        tokens = config.data.batch_size * config.data.seq_len
+        flops = tokens * config.model.flops_per_token(config.data.seq_len)
+        return {"steps": 1, "tokens": tokens, "flops": flops}[self.unit]

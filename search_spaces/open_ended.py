@@ -1,0 +1,172 @@
+"""The open-ended search's space around the six reference points, and how a user's own is loaded.
+
+A space is a function of an Optuna trial that returns a point: dotted paths and values. Its
+parameters are named after what they set ("optim.learning_rate"; "model.d_head" for the width of a
+head), so that any configuration can be looked up in it.
+"""
+
+import dataclasses
+import runpy
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import BaseTrial, FixedTrial
+
+from search_spaces.point import TrialConfig
+from search_spaces.profiles import Profile
+from search_spaces.reference import scaled
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+Space = Callable[[BaseTrial], Mapping[str, Any]]
+
+SCHEDULES = ("cosine", "constant", "linear", "warmup-stable-decay", "cyclical")
+
+
+def open_ended(profile: Profile) -> Space:
+    """The space that contains the six: the study's ranges, scaled to the profile's baseline.
+
+    The width is a whole number of heads of one of two widths, so heads always divide it.
+    """
+
+    def size(path: str, *values: int) -> list[int]:
+        return [int(scaled(profile, path, value)) for value in values]
+
+    def space(trial: BaseTrial) -> dict[str, Any]:
+        low, high, step = size("model.d_model", 128, 768, 64)
+        d_model = trial.suggest_int("model.d_model", low, high, step=step)
+        d_head = trial.suggest_categorical("model.d_head", size("model.d_head", 32, 64))
+        layers = size("model.n_layers", 4, 24)
+        batch_size, seq_len = (
+            size("data.batch_size", 2, 32, 2),
+            size("data.seq_len", 128, 1024, 128),
+        )
+        rates = [scaled(profile, "optim.learning_rate", rate) for rate in (3e-5, 1e-2)]
+        point = {
+            "model.d_model": d_model,
+            "model.n_heads": d_model // d_head,
+            "model.d_ff": 4 * d_model,
+            "model.n_layers": trial.suggest_int("model.n_layers", *layers),
+            "model.positions": trial.suggest_categorical("model.positions", ["none", "rope"]),
+            "model.dropout": trial.suggest_float("model.dropout", 0.0, 0.3),
+            "data.batch_size": trial.suggest_int(
+                "data.batch_size", *batch_size[:2], step=batch_size[2]
+            ),
+            "data.seq_len": trial.suggest_int("data.seq_len", *seq_len[:2], step=seq_len[2]),
+            "optim.learning_rate": trial.suggest_float("optim.learning_rate", *rates, log=True),
+            "optim.weight_decay": trial.suggest_float("optim.weight_decay", 1e-3, 1.0, log=True),
+            "optim.beta1": trial.suggest_float("optim.beta1", 0.8, 0.98),
+            "optim.beta2": trial.suggest_float("optim.beta2", 0.9, 0.999),
+            "optim.clip_norm": trial.suggest_float("optim.clip_norm", 0.1, 10.0, log=True),
+            "optim.warmup_fraction": trial.suggest_float("optim.warmup_fraction", 0.0, 0.5),
+            "optim.schedule": trial.suggest_categorical("optim.schedule", SCHEDULES),
+        }
+        if point["optim.schedule"] == "warmup-stable-decay":
+            point["optim.decay_fraction"] = trial.suggest_float("optim.decay_fraction", 0.1, 0.9)
+        if point["optim.schedule"] == "cyclical":
+            point["optim.cycles"] = trial.suggest_int("optim.cycles", 1, 8)
+        return point
+
+    return space
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpacePoint:
+    """A configuration as Optuna has it: values and distributions of the space's parameters."""
+
+    params: dict[str, Any]
+    distributions: dict[str, BaseDistribution]
+
+
+class _Lookup(FixedTrial):
+    """Answers with a configuration's values, and names the parameter that cannot have its own."""
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        if self._params[name] not in choices:
+            raise ValueError(f"{name} is {self._params[name]!r} and must be one of {choices}")
+        return super().suggest_categorical(name, choices)
+
+
+def locate(space: Space, baseline: TrialConfig, config: TrialConfig) -> SpacePoint:
+    """`config` as a point of `space` on `baseline`; budget, precision and seed do not count.
+
+    Raises ValueError that names what is outside.
+    """
+    values = _values(config)
+    trial = _Lookup(values)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            point = space(trial)
+        except (
+            Warning,
+            ValueError,
+        ) as error:  # Optuna lets a value out of range pass with a warning
+            raise ValueError(f"outside the search space: {error}") from error
+    built = _values(baseline.with_values(point))
+    for path, value in values.items():
+        if built[path] != value:
+            raise ValueError(
+                f"outside the search space: {path} is {value!r}, and with the other values given"
+                f" the space has only {built[path]!r}"
+            )
+    return SpacePoint(params=trial.params, distributions=trial.distributions)
+
+
+def load_space(name: str, profile: Profile) -> Space:
+    """`open-ended`, or NAME of a user's FILE.py, given as `FILE.py:NAME`.
+
+    Raises ValueError where there is no such space, or its points cannot be used.
+    """
+    space = open_ended(profile) if name == "open-ended" else _from_file(name)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    trial = study.ask()
+    try:
+        point = space(trial)
+        config = profile.baseline.with_values(point)
+    except Exception as error:
+        raise ValueError(f"--space {name}: {error or type(error).__name__}") from error
+    budget = [path for path in point if path.startswith("budget.") or path in ("seed", "precision")]
+    if budget:
+        raise ValueError(f"--space {name} sets {budget[0]}: use --budget, --seed or --precision")
+    if not trial.params:
+        raise ValueError(f"--space {name} has no parameter: call trial.suggest_float(…) in it")
+    values = _values(config)
+    for parameter, value in trial.params.items():
+        if values.get(parameter) != value:
+            raise ValueError(
+                f"--space {name} has a parameter '{parameter}' that does not set what it is named"
+                f" after: use one of {', '.join(_values(profile.baseline))}"
+            )
+    return space
+
+
+def _from_file(name: str) -> Space:
+    file, colon, function = name.rpartition(":")
+    if not colon or not file.endswith(".py"):
+        raise ValueError(f"unknown space '{name}': use open-ended or FILE.py:NAME")
+    if not Path(file).is_file():
+        raise ValueError(f"--space {name}: there is no file {file}")
+    try:
+        names = runpy.run_path(file)
+    except Exception as error:
+        raise ValueError(f"--space {name}: {file} cannot be run: {error}") from error
+    if not callable(names.get(function)):
+        raise ValueError(f"--space {name}: {file} has no function {function}")
+    return names[function]
+
+
+def _values(config: TrialConfig) -> dict[str, Any]:
+    """All dotted paths and values that a space can set, and those that follow from them."""
+    sections = {name: getattr(config, name) for name in ("model", "optim", "data")}
+    paths = {
+        f"{name}.{field.name}": getattr(section, field.name)
+        for name, section in sections.items()
+        for field in dataclasses.fields(section)
+    }
+    return paths | {"model.d_head": config.model.d_head}

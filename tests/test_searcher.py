@@ -1,0 +1,566 @@
+import itertools
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import BaseTrial, TrialState
+from searches import (
+    TWO_AT_ONCE,
+    Driver,
+    append_row,
+    complete,
+    die,
+    diverge,
+    loss_of,
+    optuna_trials,
+    planned_rows,
+    proposals,
+    run_out_of_memory,
+    statuses,
+    tiny_search,
+)
+
+import tune.searcher
+from search_spaces.reference import SIX
+from tune.ledger import METRICS, Status, read_rows
+from tune.queue import add_point, waiting_points
+from tune.study import JOURNAL, STATES
+
+ENDINGS = [complete, diverge, run_out_of_memory, die]
+
+
+@pytest.fixture(autouse=True)
+def _no_fsync(monkeypatch: pytest.MonkeyPatch):
+    """The machine stays on."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+def three_rates(trial: BaseTrial) -> dict[str, Any]:
+    rates = [1e-3, 2e-3, 3e-3]
+    return {"optim.learning_rate": trial.suggest_categorical("optim.learning_rate", rates)}
+
+
+def states(driver: Driver) -> list[TrialState]:
+    return [trial.state for trial in optuna_trials(driver.search)]
+
+
+def expected_states(driver: Driver) -> list[TrialState]:
+    results = [spec.result() for spec in driver.search.trials()]
+    return [STATES[result.status] if result else TrialState.RUNNING for result in results]
+
+
+def rungs(driver: Driver) -> list[tuple[int, dict[str, float]]]:
+    assert driver.scheduler
+    return driver.scheduler._brackets[0]._rungs
+
+
+def inodes(folder: Path) -> dict[Path, tuple[int, int]]:
+    """What changes where a file below `folder` is written again."""
+    stats = {path: path.stat() for path in folder.rglob("*.json*") if "elapsed" not in path.name}
+    return {path: (stat.st_ino, stat.st_mtime_ns) for path, stat in stats.items()}
+
+
+def test_the_six_come_first_and_then_what_the_sampler_proposes(tmp_path: Path):
+    search = tiny_search(tmp_path)
+    Driver(search, trials=9).run()
+    specs = search.trials()
+    assert [spec.origin for spec in specs] == [*SIX, "sampler", "sampler", "sampler"]
+    assert [spec.name for spec in specs] == [f"{number:04d}" for number in range(9)]
+    assert [spec.config for spec in specs[:6]] == list(search.reference.values())
+    assert len({spec.key for spec in specs}) == 9
+    assert {spec.config.budget.steps for spec in specs} == {8}
+
+
+def test_optuna_has_the_state_values_and_parameters_of_every_folder_live_and_rebuilt(
+    tmp_path: Path,
+):
+    search = tiny_search(tmp_path, scheduler="asha")
+    driver = Driver(search, trials=20)
+    endings = itertools.chain([complete] * 6, itertools.cycle(ENDINGS))
+    for ending in itertools.islice(endings, 18):
+        trial = driver.next()
+        assert trial
+        driver.end(trial, ending)
+        assert states(driver) == expected_states(driver)
+    assert driver.next()
+    assert set(statuses(search)) == {*Status, "RUNNING"}
+    live, specs = optuna_trials(search), search.trials()
+    assert live[-1].state is TrialState.RUNNING
+    for trial, spec in zip(live[:-1], specs[:-1], strict=True):
+        result, rows = spec.result(), read_rows(spec.folder)
+        assert result
+        assert trial.intermediate_values == {row["tokens"]: row["heldout_loss"] for row in rows}
+        assert trial.params["optim.learning_rate"] == spec.config.optim.learning_rate
+        assert trial.constraints == ({"memory": 1.0} if result.status is Status.INFEASIBLE else {})
+        if result.status is Status.COMPLETE:
+            assert trial.value == result.metrics["heldout_loss"]
+    crashed = [number for number, spec in enumerate(specs) if (r := spec.result()) and r.crashed]
+    again = Driver(search, trials=20)
+    assert states(again) == expected_states(again)
+    for number, (before, after) in enumerate(zip(live, optuna_trials(search), strict=True)):
+        assert (after.params, after.constraints) == (before.params, before.constraints)
+        if number in crashed:
+            assert (before.state, after.state) == (TrialState.FAIL, TrialState.RUNNING)
+        else:
+            assert after.state == before.state
+            assert after.intermediate_values == before.intermediate_values
+            if after.state is TrialState.COMPLETE:
+                assert after.value == before.value
+
+
+@pytest.mark.parametrize("damage", ["lost", "garbage", "cut off", "old lock"])
+def test_a_study_that_is_lost_or_damaged_costs_nothing(damage: str, tmp_path: Path):
+    search = tiny_search(tmp_path)
+    Driver(search, trials=8).run()
+    before, journal = proposals(search), search.folder / JOURNAL
+    match damage:
+        case "lost":
+            journal.unlink()
+        case "garbage":
+            journal.write_bytes(b"\x00garbage\n" * 10)
+        case "cut off":
+            journal.write_bytes(journal.read_bytes()[:-40])
+        case _:
+            Path(f"{journal}.lock").write_text("")
+    again = Driver(search, trials=8)
+    assert again.searcher.ended
+    assert proposals(search) == before
+    assert again.run().trained == []
+
+
+def test_a_trial_that_was_interrupted_runs_before_any_other(tmp_path: Path):
+    search = tiny_search(tmp_path)
+    first = Driver(search, trials=9, resources=TWO_AT_ONCE)
+    first.run(at_most=2)
+    assert first.next()
+    assert first.next()
+    add_point(search.folder, replace(search.baseline, seed=0).with_values({"model.dropout": 0.1}))
+    again = Driver(search, trials=9, resources=TWO_AT_ONCE)
+    assert not again.searcher.ended
+    begun = [again.next(), again.next()]
+    assert [trial.spec.name for trial in begun if trial] == ["0002", "0003"]
+    assert again.next() is None
+    assert states(again) == [TrialState.COMPLETE] * 2 + [TrialState.RUNNING] * 2
+
+
+def test_no_more_trials_run_than_there_are_places(tmp_path: Path):
+    driver = Driver(tiny_search(tmp_path), resources=TWO_AT_ONCE)
+    first, second = driver.next(), driver.next()
+    assert first
+    assert second
+    assert driver.next() is None
+    driver.end(second)
+    third = driver.next()
+    assert third
+    assert third.spec.name == "0002"
+    assert third.ray.config["trials_on_device"] == 2
+
+
+def test_a_queued_point_is_next_after_the_six_and_leaves_the_queue(tmp_path: Path):
+    search = tiny_search(tmp_path)
+    driver = Driver(search, trials=9).run(at_most=7)
+    points = [search.config_of({"model.dropout": dropout}) for dropout in (0.25, 0.125)]
+    for point in [*points, points[0]]:
+        add_point(search.folder, point)
+    assert [config for _, config in waiting_points(search.folder)] == [*points, points[0]]
+    driver.run()
+    assert [spec.config for spec in search.trials()[7:9]] == points
+    assert [spec.origin for spec in search.trials()[7:]] == ["enqueued"] * 2
+    extended = Driver(search, trials=10).run()
+    assert not waiting_points(search.folder)
+    assert extended.search.trials()[-1].origin == "sampler"
+
+
+def test_a_queued_point_that_was_begun_before_the_kill_is_not_begun_again(tmp_path: Path):
+    search = tiny_search(tmp_path)
+    Driver(search, trials=7).run(at_most=6)
+    point = search.config_of({"model.dropout": 0.25})
+    add_point(search.folder, point)
+    (file,) = (search.folder / "queue").iterdir()
+    content = file.read_text()
+    killed = Driver(search, trials=8).next()
+    assert killed
+    file.write_text(content)
+    Driver(search, trials=8).run()
+    assert [spec.config == point for spec in search.trials()] == [False] * 6 + [True, False]
+
+
+@pytest.mark.parametrize("scheduler", ["none", "asha"])
+@pytest.mark.parametrize("stops", [[6, 1, 1], [3, 5]])
+def test_a_search_that_was_stopped_proposes_what_an_undisturbed_one_does(
+    scheduler: str, stops: list[int], tmp_path: Path
+):
+    whole = tiny_search(tmp_path / "whole", scheduler=scheduler)
+    Driver(whole, trials=14).run()
+    stopped = tiny_search(tmp_path / "stopped", scheduler=scheduler)
+    for trials in stops:
+        killed = Driver(stopped, trials=14).run(at_most=trials)
+        assert killed.next()  # it is killed while this one trains
+    Driver(stopped, trials=14).run()
+    assert proposals(stopped) == proposals(whole)
+    assert statuses(stopped) == statuses(whole)
+    assert len({spec.key for spec in stopped.trials()}) == 14
+
+
+def test_another_seed_proposes_other_points(tmp_path: Path):
+    searches = [tiny_search(tmp_path, f"seed{seed}", seed=seed) for seed in (0, 1)]
+    for search in searches:
+        Driver(search, trials=8).run()
+    first, second = ([point for _, point in proposals(search)] for search in searches)
+    assert first[:6] == second[:6]
+    assert all(a != b for a, b in zip(first[6:], second[6:], strict=True))
+
+
+def test_two_trials_that_run_at_once_are_not_the_same(tmp_path: Path):
+    driver = Driver(tiny_search(tmp_path), first_points=[], resources=TWO_AT_ONCE)
+    first, second = driver.next(), driver.next()
+    assert first
+    assert second
+    assert first.spec.key != second.spec.key
+
+
+def test_a_search_beside_another_adopts_what_is_finished_and_trains_the_rest(tmp_path: Path):
+    one = tiny_search(tmp_path, "one")
+    done = Driver(one, trials=8)
+    for number in range(8):
+        trial = done.next()
+        assert trial
+        done.end(trial, diverge if number == 2 else complete)
+    other = tiny_search(tmp_path, "other", objectives=("heldout_loss", "tokens_per_second"))
+    driver = Driver(other, trials=8, first_points=other.first_points([one.folder])).run()
+    assert driver.trained == []
+    assert statuses(other) == statuses(one)
+    assert states(driver) == expected_states(driver)
+    for ours, theirs in zip(other.trials(), one.trials(), strict=True):
+        result = ours.result()
+        assert result
+        assert ours.key == theirs.key
+        assert result.adopted_from == str(theirs.folder)
+        assert read_rows(ours.folder) == read_rows(theirs.folder)
+    assert [spec.origin for spec in other.trials()] == [*SIX, "one", "one"]
+    front = [trial.values for trial in optuna_trials(other) if trial.values]
+    assert all(len(values) == 2 for values in front)
+
+
+def test_what_was_stopped_early_or_failed_elsewhere_is_not_adopted(tmp_path: Path):
+    one = tiny_search(tmp_path, "one")
+    first = Driver(one, trials=6)
+    for ending in (die, run_out_of_memory, complete):
+        trial = first.next()
+        assert trial
+        first.end(trial, ending)
+    assert first.next()
+    other = tiny_search(tmp_path, "other")
+    driver = Driver(other, trials=3, first_points=other.first_points([one.folder])).run()
+    assert other.trials()[0].key == one.trials()[2].key
+    assert driver.trained == ["0001", "0002"]
+
+
+def test_sources_with_another_seed_budget_or_space_give_no_first_points(tmp_path: Path):
+    one = tiny_search(tmp_path, "one")
+    Driver(one, trials=7).run()
+    again = tiny_search(tmp_path, "again")
+    assert len(again.first_points([one.folder])) == 7
+    for other in (
+        tiny_search(tmp_path, "seed", seed=1),
+        tiny_search(tmp_path, "budget", budget="steps:9"),
+    ):
+        assert other.first_points([one.folder]) == list(other.reference.items())
+    rates = tiny_search(tmp_path, "rates", space=three_rates)
+    assert rates.first_points([one.folder]) == list(rates.reference.items())
+
+
+def test_a_finished_search_does_nothing_at_its_next_start(tmp_path: Path):
+    search = tiny_search(tmp_path, scheduler="asha")
+    Driver(search, trials=12).run()
+    before = inodes(search.folder)
+    again = Driver(search, trials=12)
+    assert again.searcher.ended
+    assert again.next() is None
+    assert inodes(search.folder) == before
+
+
+def test_more_trials_extend_a_search_and_touch_nothing_finished(tmp_path: Path):
+    search = tiny_search(tmp_path)
+    Driver(search, trials=7).run()
+    before = inodes(search.folder)
+    assert Driver(search, trials=9).run().trained == ["0007", "0008"]
+    assert inodes(search.folder).items() >= before.items()
+
+
+def test_hours_are_counted_over_all_starts_and_begin_no_trial_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    now = 1_000.0
+    monkeypatch.setattr("tune.search.time.monotonic", lambda: now)
+    search = tiny_search(tmp_path)
+    driver = Driver(search, hours=1)
+    for seconds in (1_500, 1_500):
+        trial = driver.next()
+        assert trial
+        now += seconds
+        driver.end(trial)
+    now = 5.0  # the machine was started again
+    driver = Driver(search, hours=1)
+    assert not driver.searcher.ended
+    trial = driver.next()
+    assert trial
+    now += 700
+    driver.end(trial)
+    assert driver.searcher.ended
+    assert driver.next() is None
+    assert not Driver(search, hours=1.1).searcher.ended
+    assert Driver(search, hours=1).searcher.ended
+
+
+def test_five_failures_in_a_row_stop_a_search_and_the_next_start_tries_them_again(tmp_path: Path):
+    search = tiny_search(tmp_path)
+    driver = Driver(search, trials=20)
+    for ending in (die, complete, die, die, die, die):
+        trial = driver.next()
+        assert trial
+        driver.end(trial, ending)
+        assert driver.searcher.stopped_because is None
+    trial = driver.next()
+    assert trial
+    driver.end(trial, die)
+    assert driver.next() is None
+    assert driver.searcher.ended
+    assert driver.searcher.stopped_because == "the last 5 trials failed"
+    assert states(driver).count(TrialState.FAIL) == 6
+    again = Driver(search, trials=7).run()
+    assert again.trained == ["0000", "0002", "0003", "0004", "0005", "0006"]
+    assert set(statuses(search)) == {"COMPLETE"}
+
+
+def test_diverged_trials_are_no_failures_that_stop_a_search(tmp_path: Path):
+    driver = Driver(tiny_search(tmp_path), trials=8).run(diverge)
+    assert driver.searcher.stopped_because is None
+    assert statuses(driver.search) == ["FAILED"] * 8
+    assert Driver(driver.search, trials=8).run().trained == []
+
+
+def test_a_space_with_nothing_left_to_train_stops_the_search(tmp_path: Path):
+    driver = Driver(tiny_search(tmp_path, space=three_rates), first_points=[]).run(at_most=9)
+    assert driver.searcher.stopped_because == (
+        "the last 50 points were known already or do not fit in memory"
+    )
+    assert len(driver.trained) == 3
+    assert {spec.key for spec in driver.search.trials()} == {
+        driver.search.config_of({"optim.learning_rate": rate}).key("data")
+        for rate in (1e-3, 2e-3, 3e-3)
+    }
+
+
+def test_a_disk_that_is_nearly_full_begins_no_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    driver = Driver(tiny_search(tmp_path), trials=9).run(at_most=2)
+    usage = tune.searcher.shutil.disk_usage("/")._replace(free=1_000_000)
+    monkeypatch.setattr(tune.searcher.shutil, "disk_usage", lambda _: usage)
+    assert driver.next() is None
+    assert "its disk has less than" in str(driver.searcher.stopped_because)
+    assert statuses(driver.search) == ["COMPLETE"] * 2
+
+
+@pytest.fixture
+def _little_memory(monkeypatch: pytest.MonkeyPatch):
+    """A trial may be as wide as the baseline."""
+    monkeypatch.setattr(tune.searcher, "memory_per_trial_bytes", lambda _: 96e9)
+    monkeypatch.setattr(
+        tune.searcher, "least_memory_bytes", lambda config: config.model.d_model * 1e9
+    )
+
+
+@pytest.mark.usefixtures("_little_memory")
+def test_a_point_that_cannot_fit_is_infeasible_without_training(tmp_path: Path):
+    search = tiny_search(tmp_path)
+    driver = Driver(search, trials=16).run()
+    large = [spec.name for spec in search.trials() if spec.config.model.d_model > 96]
+    assert large
+    assert [spec.name for spec in search.trials() if spec.name not in large] == driver.trained
+    for spec, trial in zip(search.trials(), optuna_trials(search), strict=True):
+        infeasible = spec.name in large
+        assert (statuses(search)[trial.number] == "INFEASIBLE") == infeasible
+        assert (trial.constraints == {"memory": 1.0}) == infeasible
+        assert (trial.state is TrialState.PRUNED) == infeasible
+    before = proposals(search)
+    Driver(search, trials=16)
+    assert proposals(search) == before
+
+
+def test_asha_stops_the_worse_half_of_the_samplers_trials_and_tells_why(tmp_path: Path):
+    search = tiny_search(tmp_path, scheduler="asha")
+    driver = Driver(search, trials=9)
+    for _ in range(6):
+        trial = driver.next()
+        assert trial
+        driver.end(trial, losses=[5, 4, 3, 2.5])
+    bad, good, late = driver.next(), driver.next(), None
+    assert bad
+    driver.end(bad, losses=[6, 6, 6, 1.0])
+    good = driver.next()
+    assert good
+    driver.end(good, losses=[4.5, 3.5, 2.0, 1.5])
+    late = driver.next()
+    assert late
+    driver.end(late, losses=[4.4, 4.1, 1.0, 1.0])
+    assert statuses(search)[6:] == ["PRUNED", "COMPLETE", "PRUNED"]
+    results = [spec.result() for spec in search.trials()[6:]]
+    assert [len(read_rows(spec.folder)) for spec in search.trials()[6:]] == [1, 4, 2]
+    assert [result.metrics["heldout_loss"] for result in results if result] == [6, 1.5, 4.1]
+    reason = "heldout_loss 6 after 1 quarters of the budget is in the worse half"
+    assert results[0]
+    assert results[0].reason == reason
+    pruned = optuna_trials(search)[8]
+    assert list(pruned.intermediate_values.values()) == [4.4, 4.1]
+
+
+def test_reference_and_queued_trials_are_never_stopped_early(tmp_path: Path):
+    search = tiny_search(tmp_path, scheduler="asha")
+    driver = Driver(search, trials=8)
+    for number in range(8):
+        if number == 6:
+            for dropout in (0.1, 0.2):
+                add_point(search.folder, search.config_of({"model.dropout": dropout}))
+        trial = driver.next()
+        assert trial
+        driver.end(trial, losses=[5 + number, 4 + number, 3 + number, 2 + number])
+    assert statuses(search) == ["COMPLETE"] * 8
+    assert [len(scores) for _, scores in rungs(driver)] == [8, 8, 8]
+
+
+def test_maximized_objectives_are_stopped_from_below(tmp_path: Path):
+    search = tiny_search(tmp_path, scheduler="asha", objectives=("tokens_per_second",))
+    Driver(search, trials=16).run()
+    speeds = {spec.name: 1e4 / spec.config.model.d_model for spec in search.trials()}
+    pruned = {
+        spec.name for spec in search.trials() if (r := spec.result()) and r.status == "PRUNED"
+    }
+    assert pruned
+    assert max(speeds, key=lambda name: speeds[name]) not in pruned
+    six = sorted(speeds[f"{number:04d}"] for number in range(6))
+    assert all(speeds[name] < six[-1] for name in pruned)
+
+
+def test_ashas_rungs_are_the_same_after_a_restart(tmp_path: Path):
+    search = tiny_search(tmp_path, scheduler="asha")
+    driver = Driver(search, trials=24)
+    endings = itertools.chain([complete] * 8, itertools.cycle([complete, diverge, complete]))
+    for ending in itertools.islice(endings, 24):
+        trial = driver.next()
+        assert trial
+        driver.end(trial, ending)
+    assert len(rungs(driver)[-1][1]) == 24
+    assert 6 < len(rungs(driver)[0][1]) < 24
+    again = Driver(search, trials=24)
+    assert rungs(again) == rungs(driver)
+
+
+def test_ashas_rungs_have_the_rows_of_adopted_trials(tmp_path: Path):
+    one = tiny_search(tmp_path, "one")
+    Driver(one, trials=8).run()
+    other = tiny_search(tmp_path, "other", scheduler="asha")
+    driver = Driver(other, trials=8, first_points=other.first_points([one.folder])).run()
+    losses = [{spec.label: loss_of(spec.config) for spec in other.trials()}] * 3
+    for (milestone, recorded), expected in zip(rungs(driver), losses, strict=True):
+        above = (4 - milestone) / 2
+        assert recorded == {name: pytest.approx(-loss - above) for name, loss in expected.items()}
+
+
+def test_only_the_best_keeps_its_checkpoint(tmp_path: Path):
+    search = tiny_search(tmp_path)
+    driver = Driver(search, trials=12)
+    for _ in range(12):
+        trial = driver.next()
+        assert trial
+        driver.end(trial)
+        ended = [(loss_of(spec.config), spec.name) for spec in search.trials()]
+        kept = [path.parent.name for path in search.folder.rglob("checkpoint.pt")]
+        assert kept == [min(ended)[1]]
+
+
+def test_checkpoints_of_running_trials_are_left_alone(tmp_path: Path):
+    search = tiny_search(tmp_path)
+    driver = Driver(search, trials=12, resources=TWO_AT_ONCE)
+    running, other = driver.next(), driver.next()
+    assert running
+    assert other
+    (running.spec.folder / "checkpoint.pt").write_text("weights")
+    (running.spec.folder / "checkpoint.previous.pt").write_text("weights")
+    driver.end(other)
+    Driver(search, trials=12)
+    assert len(list(running.spec.folder.glob("checkpoint*.pt"))) == 2
+
+
+def test_several_objectives_give_a_pareto_front_with_its_checkpoints(tmp_path: Path):
+    search = tiny_search(tmp_path, objectives=("heldout_loss", "tokens_per_second"))
+    driver = Driver(search, trials=14)
+    for number in range(14):
+        trial = driver.next()
+        assert trial
+        driver.end(trial, {3: diverge, 4: run_out_of_memory}.get(number, complete))
+    assert states(driver) == expected_states(driver)
+    values = {t.number: t.values for t in optuna_trials(search) if t.values}
+    assert values.keys() == {*range(14)} - {3, 4}
+    front = {
+        number
+        for number, (loss, speed) in values.items()
+        if not any(
+            other[0] <= loss and other[1] >= speed and other != [loss, speed]
+            for other in values.values()
+        )
+    }
+    assert len(front) > 1
+    assert {int(p.parent.name) for p in search.folder.rglob("checkpoint.pt")} == front
+    before = values
+    Driver(search, trials=14)
+    assert {t.number: t.values for t in optuna_trials(search) if t.values} == before
+
+
+def test_a_failed_trial_has_its_errors_last_line_as_reason(tmp_path: Path):
+    driver = Driver(tiny_search(tmp_path), trials=2)
+    trial = driver.next()
+    assert trial
+    append_row(trial.spec, planned_rows(trial.spec)[0])
+    (trial.spec.folder / "error.txt").write_text("Traceback\n  a line\nOSError: no such disk\n")
+    driver.searcher.on_trial_complete(trial.ray.trial_id, error=True)
+    result = trial.spec.result()
+    assert result
+    assert (result.status, result.reason) == (Status.FAILED, "OSError: no such disk")
+    assert result.metrics["step"] == 2
+    assert states(driver) == [TrialState.FAIL]
+
+
+def test_a_trial_that_tune_stops_with_the_search_stays_open(tmp_path: Path):
+    driver = Driver(tiny_search(tmp_path), trials=1)
+    trial = driver.next()
+    assert trial
+    driver.searcher.on_trial_complete(trial.ray.trial_id)
+    assert not driver.searcher.ended
+    assert states(driver) == [TrialState.RUNNING]
+    assert Driver(driver.search, trials=1).run().trained == ["0000"]
+
+
+def test_a_folder_that_was_being_made_when_the_search_was_killed_is_taken_again(tmp_path: Path):
+    search = tiny_search(tmp_path)
+    Driver(search, trials=3).run()
+    (search.folder / "0003").mkdir()
+    (search.folder / "0003" / ".config.json.1.tmp").write_text("{")
+    assert Driver(search, trials=5).run().trained == ["0003", "0004"]
+    assert [spec.origin for spec in search.trials()] == list(SIX)[:5]
+
+
+def test_a_cut_off_last_row_is_no_row(tmp_path: Path):
+    search = tiny_search(tmp_path, scheduler="asha")
+    driver = Driver(search, trials=2).run(at_most=1)
+    trial = driver.next()
+    assert trial
+    rows = [json.dumps(row) for row in planned_rows(trial.spec)[:2]]
+    (trial.spec.folder / METRICS).write_text(rows[0] + "\n" + rows[1][:-9])
+    again = Driver(search, trials=2)
+    assert [len(recorded) for _, recorded in rungs(again)] == [1, 1, 2]
+    assert states(again.run()) == [TrialState.COMPLETE] * 2

@@ -1,0 +1,108 @@
+"""Ray on this machine, for as long as trials run, and Tune on it."""
+
+import logging
+import os
+import signal
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+# Before Ray is imported, since it reads these then: no statistics, no token file in the home
+# folder, no log files of its own beside ours, no change of the working directory, and no state of
+# Tune's own, which is written for every trial again and again and never read here.
+os.environ |= {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # Rows without an evaluation lack the objective.
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+}
+
+import ray
+from ray import tune as ray_tune
+
+from data.tokens import TokenData
+from tune.progress import RowDisplay
+from tune.resources import Resources
+from tune.trainable import TrialTrainable, from_param_space
+
+OBJECT_STORE_BYTES = 128 * 2**20
+MAX_FAILURES = 2
+
+
+class ProgressCallback(ray_tune.Callback):
+    """Passes rows on to the display. Tune pickles callbacks, and a display cannot be."""
+
+    def __init__(self, progress: RowDisplay) -> None:
+        self._progress: RowDisplay | None = progress
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_progress": None}
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Show the row of a trial that goes on or ends."""
+        if self._progress and "step" in result:  # a trial out of memory ends without a row
+            self._progress.update(from_param_space(trial.config["trial"]), result)
+
+
+def fit(
+    tokens: TokenData,
+    resources: Resources,
+    progress: RowDisplay,
+    tune_config: ray_tune.TuneConfig,
+    param_space: dict[str, Any] | None = None,
+) -> ray_tune.ResultGrid:
+    """Let Tune run trials on a cluster of this machine until all have ended or it is stopped."""
+    # A failed trial's traceback is in its folder; its reason is shown.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    with local_cluster(resources) as storage:
+        trainable = ray_tune.with_resources(
+            ray_tune.with_parameters(
+                TrialTrainable, tokens_folder=str(tokens.folder.absolute()), resources=resources
+            ),
+            {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial},
+        )
+        tuner = ray_tune.Tuner(
+            trainable,
+            param_space=param_space,
+            tune_config=tune_config,
+            run_config=ray_tune.RunConfig(
+                storage_path=storage,
+                verbose=0,
+                callbacks=[ProgressCallback(progress)],
+                # Class trainables are saved by Ray at their end unless told otherwise.
+                checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
+                failure_config=ray_tune.FailureConfig(max_failures=MAX_FAILURES),
+            ),
+        )
+        return tuner.fit()
+
+
+@contextmanager
+def local_cluster(resources: Resources) -> Generator[str]:
+    """A cluster of this machine alone, gone at the end with its files; gives Tune's folder."""
+    with tempfile.TemporaryDirectory(prefix="qh") as folder:
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            ray.init(
+                address="local",
+                num_cpus=int(resources.cpus),
+                num_gpus=int(resources.gpus),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _temp_dir=folder,
+            )
+            # Tune saves and returns on SIGUSR1 and on SIGINT, but not on SIGTERM.
+            signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
+            yield f"{folder}/tune"
+        finally:
+            ray.shutdown()
+            signal.signal(signal.SIGTERM, before)

@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 from kill import kill_until_done
+from searches import ONE_AT_ONCE
 from test_grid import quarterhour
 from tiny import write_corpus
 
 from analysis.runs import load_run
 from analysis.search import search_results, seed_comparison
+from search_spaces.open_ended import SCHEDULES
 from search_spaces.reference import SIX
 from tune.ledger import read_rows
+from tune.search import build_search
 
 SEARCH = ("search", "--corpus", "tiny.jsonl")
 
@@ -78,3 +81,20 @@ def test_killed_at_random_moments_nothing_is_lost_or_trained_twice(tmp_path: Pat
     assert toll.kills.total() == 3
     assert toll.trials >= 7
     assert (toll.lost, toll.trained_twice, toll.other_rows, toll.other_states) == (0, 0, 0, 0)
+
+
+def test_the_run_folder_tells_what_hyperparameters_range_over(tmp_path: Path):
+    experiment, _ = build_search(
+        space="open-ended", budget="steps:8", objective="heldout_loss", scheduler=None, seed=0,
+        folder=tmp_path / "search", profile="quick", protocol="as-run", values={},
+        corpus=str(write_corpus(tmp_path / "tiny.jsonl")), tokenizer=None,
+        resources=ONE_AT_ONCE,
+    )  # fmt: skip
+    domains = experiment.describe()["domains"]
+    assert domains["optim.beta1"] == [0.8, 0.98]
+    assert domains["optim.decay_fraction"] == [0.1, 0.9], "only some points have it"
+    assert domains["optim.schedule"] == sorted(SCHEDULES)
+    assert domains["model.dropout"] == [0.0, 0.3]
+    assert domains["optim.eps"] == [1e-8]
+    assert domains["model.n_heads"][0] < domains["model.n_heads"][1], "it follows from the width"
+    assert "budget.max_steps" not in domains

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import product
@@ -52,6 +52,7 @@ class Experiment:
     tokens: TokenData
     resources: Resources
     search: Mapping[str, Any] | None = None  # what decides the proposals of a search
+    drawn_values: Mapping[str, set[Any]] = field(default_factory=dict)  # of a search's points
 
     def trials(self) -> list[TrialSpec]:
         """All trials, seed by seed."""
@@ -109,10 +110,15 @@ class Experiment:
         }
 
     def _domains(self) -> dict[str, list[Any]]:
-        """The values that each hyperparameter takes in this experiment, sorted."""
+        """Smallest and largest value of each hyperparameter in this experiment, or all choices."""
+        domains: dict[str, list[Any]] = {}
         trials = [spec.config.values() for spec in self.trials()]
-        found = {path: {values[path] for values in trials} - {None} for path in trials[0]}
-        return {path: sorted(values) for path, values in found.items() if values}
+        for path in trials[0]:
+            values = {trial[path] for trial in trials} | self.drawn_values.get(path, set())
+            if known := sorted(values - {None}):
+                choices = isinstance(known[0], str)
+                domains[path] = known if choices else sorted({known[0], known[-1]})
+        return domains
 
     def _merged(self, new: dict[str, Any]) -> dict[str, Any]:
         """`new` with the seeds and the birth of the folder's own; ValueError if they differ."""

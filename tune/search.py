@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from data.files import write_text
 from search_spaces.budget import SearchBudget
@@ -182,8 +184,7 @@ def build_search(
     }
     experiment = replace(experiment, configurations=six, search=settings)
     search = _search(experiment.folder, experiment.describe())
-    _check_points(search)
-    return experiment, search
+    return replace(experiment, drawn_values=_drawn_values(search)), search
 
 
 def read_search(folder: Path) -> Search:
@@ -221,12 +222,24 @@ def _space_hash(space: str) -> str | None:
     return sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else None
 
 
-def _check_points(search: Search) -> None:
-    """Build some points before the first is trained; raises ValueError where one cannot be."""
+def _drawn_values(search: Search) -> dict[str, set[Any]]:
+    """What hyperparameters can be: bounds and choices of the space, and values of points from it.
+
+    Raises ValueError where a drawn point cannot be trained: before the first is.
+    """
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=search.seed))
+    values: defaultdict[str, set[Any]] = defaultdict(set)
     for _ in range(CHECKED_POINTS):
         trial = study.ask()
         try:
-            search.config_of(search.space(trial))
+            config = search.config_of(search.space(trial))
         except ValueError as error:
             raise ValueError(f"the space has a point that cannot be trained: {error}") from error
+        for path, value in config.values().items():
+            values[path].add(value)
+        for path, kind in trial.distributions.items():
+            if isinstance(kind, CategoricalDistribution):
+                values[path].update(kind.choices)
+            elif isinstance(kind, FloatDistribution | IntDistribution):
+                values[path].update((kind.low, kind.high))
+    return values

@@ -3,13 +3,18 @@
 import math
 import re
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Self
 
 from search_spaces.point import TrialConfig
 
 UNITS = ("steps", "tokens", "flops", "seconds")
-SUFFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
+EXPONENTS = {"": 0, "k": 3, "M": 6, "B": 9, "G": 9, "T": 12}
 QUARTERS = 4  # a trial has at least one step in each, so that its curve has these points
+
+
+class BudgetTooSmallError(ValueError):
+    """A budget that is not enough for a few steps of a configuration."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +31,8 @@ class SearchBudget:
     def parse(cls, text: str) -> Self:
         """`tokens:8.2M`, `steps:2000`, `flops:1e16` or `seconds:900`; raises ValueError."""
         unit, _, amount = text.partition(":")
-        number = re.fullmatch(r"([0-9.]+(?:e[+-]?[0-9]+)?)([kMBGT]?)", amount)
-        try:
-            value = float(number[1]) * SUFFIXES[number[2]] if number else 0.0
-        except ValueError:
-            value = 0.0
+        number = re.fullmatch(r"([0-9]+\.?[0-9]*(?:e[+-]?[0-9]+)?)([kMBGT]?)", amount)
+        value = float(Decimal(number[1]).scaleb(EXPONENTS[number[2]])) if number else 0.0
         if unit not in UNITS or not 0 < value < math.inf:
             raise ValueError(
                 f"--budget is '{text}': it must be one of {', '.join(UNITS)}, a colon and a number"
@@ -48,15 +50,15 @@ class SearchBudget:
     def spent_on(self, config: TrialConfig, like: TrialConfig) -> TrialConfig:
         """`config` with the steps that fit into this budget, never more than it.
 
-        It is measured as often in proportion as `like`. Raises ValueError where fewer than four
-        steps fit, which is no training.
+        It is measured as often in proportion as `like`. Raises BudgetTooSmallError where
+        fewer than four steps fit, which is no training.
         """
         if self.unit == "seconds":
             budget = replace(like.budget, steps=0, seconds=self.amount)
             return replace(config, budget=budget)
         steps = int(self.amount / self._of_a_step(config) * (1 + 1e-12))
         if steps < QUARTERS:
-            raise ValueError(
+            raise BudgetTooSmallError(
                 f"budget {self} is {steps} steps of data.batch_size {config.data.batch_size} and"
                 f" data.seq_len {config.data.seq_len}: it must be at least {QUARTERS}; give more"
             )

@@ -21,6 +21,8 @@ from search_spaces.point import TrialConfig
 from search_spaces.profiles import Profile
 from search_spaces.reference import scaled
 
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
 Space = Callable[[BaseTrial], Mapping[str, Any]]
 
 SCHEDULES = ("cosine", "constant", "linear", "warmup-stable-decay", "cyclical")
@@ -81,18 +83,30 @@ class SpacePoint:
     distributions: dict[str, BaseDistribution]
 
 
+class _Lookup(FixedTrial):
+    """Answers with a configuration's values, and names the parameter that cannot have its own."""
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        if self._params[name] not in choices:
+            raise ValueError(f"{name} is {self._params[name]!r} and must be one of {choices}")
+        return super().suggest_categorical(name, choices)
+
+
 def locate(space: Space, baseline: TrialConfig, config: TrialConfig) -> SpacePoint:
     """`config` as a point of `space` on `baseline`; budget, precision and seed do not count.
 
     Raises ValueError that names what is outside.
     """
     values = _values(config)
-    trial = FixedTrial(values)
+    trial = _Lookup(values)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
             point = space(trial)
-        except Warning as error:  # Optuna lets a value out of range pass with a warning
+        except (
+            Warning,
+            ValueError,
+        ) as error:  # Optuna lets a value out of range pass with a warning
             raise ValueError(f"outside the search space: {error}") from error
     built = _values(baseline.with_values(point))
     for path, value in values.items():

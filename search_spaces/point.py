@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 import math
+import operator
 import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -130,6 +131,10 @@ class TrialConfig:
             )
         identity = [asdict(config), data_fingerprint, NUMERICS_VERSION]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+    def values(self) -> dict[str, Any]:
+        """All dotted paths and their values, as `with_values` takes them."""
+        return {path: operator.attrgetter(path)(self) for path in _paths()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

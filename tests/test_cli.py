@@ -59,6 +59,9 @@ BAD_INPUT = [
     ("grid --runs /dev/null/runs", "/dev/null/runs/grid: Not a directory"),
     ("grid --profile paper", "the Hugging Face hub cannot be reached"),
     ("grid --no-such-option", "No such option: --no-such-option"),
+    ("tensorboard", "run folder runs does not exist"),
+    ("tensorboard missing", "run folder missing does not exist: give one such as runs/grid"),
+    ("tensorboard --port 70000", "Invalid value for '--port'"),
     ("gird", "No such command 'gird'"),
 ]
 
@@ -148,5 +151,5 @@ def test_a_diverged_trial_is_told_with_its_reason_and_exit_code_1(
 def test_help_names_every_command(quarterhour: Quarterhour):
     code, output, _ = quarterhour("--help")
     assert code == 0
-    for command in ("grid", "run"):
+    for command in ("grid", "run", "tensorboard"):
         assert command in output

@@ -109,3 +109,41 @@ def test_weight_decay_shrinks_every_parameter_norms_and_embedding_too():
     assert len(before) == 2 + 2 * 6
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.detach(), before[name] * (1 - 0.5 * 0.1), msg=name)
+
+
+SCHEDULES = ("cosine", "constant", "linear", "warmup-stable-decay", "cyclical")
+
+
+@given(
+    st.sampled_from(SCHEDULES), st.integers(4, 500), st.floats(0, 0.5), st.floats(0, 1),
+    st.floats(0.1, 1), st.integers(1, 8),
+)  # fmt: skip
+def test_every_schedule_warms_up_and_stays_between_its_final_and_its_full_rate(
+    schedule: Any, steps: int, warmup: float, final: float, decay: float, cycles: int
+):
+    config = OptimConfig(
+        learning_rate=1e-3, schedule=schedule, warmup_fraction=warmup, final_lr_fraction=final,
+        decay_fraction=decay, cycles=cycles,
+    )  # fmt: skip
+    rates = [config.learning_rate_at(step, steps) for step in range(steps + 1)]
+    begin = int(warmup * steps)
+    assert rates[:begin] == sorted(rates[:begin])
+    assert rates[begin] == pytest.approx(1e-3)
+    assert all(final * 1e-3 * (1 - 1e-9) <= rate <= 1e-3 * (1 + 1e-9) for rate in rates[begin:])
+    if schedule not in ("constant", "cyclical"):
+        assert rates[begin:] == sorted(rates[begin:], reverse=True)
+        assert rates[-1] == pytest.approx(final * 1e-3)
+
+
+def test_schedules_have_the_shapes_of_their_names():
+    def rates(**values: Any) -> list[float]:
+        config = OptimConfig(learning_rate=1.0, final_lr_fraction=0.0, **values)
+        return [config.learning_rate_at(step, 8) for step in range(9)]
+
+    assert rates(schedule="constant") == [1.0] * 9
+    assert rates(schedule="linear") == pytest.approx([1 - step / 8 for step in range(9)])
+    stable = rates(schedule="warmup-stable-decay", decay_fraction=0.5)
+    assert stable == pytest.approx([1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0])
+    cyclical = rates(schedule="cyclical", cycles=2)
+    assert cyclical[:4] == pytest.approx(cyclical[4:8])
+    assert cyclical[:4] == pytest.approx(rates(schedule="cosine")[0:8:2])

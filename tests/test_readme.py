@@ -1,18 +1,22 @@
 import re
 import shlex
-import shutil
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
+import optuna_dashboard
 import pytest
 import torch
 from tiny import write_corpus
 
 import data.tokens
 import tune.grid
+import tune.searcher
+import tune.tensorboard
 import tune.trial
 from tune.cli import main
+from tune.experiment import build_experiment
+from tune.resources import plan_resources
+from tune.search import build_search
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -21,7 +25,7 @@ QUARTERHOUR = [command for command in COMMANDS if command.startswith("quarterhou
 
 
 class TrainingBeginsError(Exception):
-    """All that a user can get wrong is past."""
+    """All that a user can get wrong is past; or TensorBoard is about to start."""
 
 
 def training_begins(*_: object, **__: object) -> None:
@@ -33,8 +37,22 @@ def test_the_readme_names_the_commands_that_make_knows():
     assert make == ["grid", "test"]
     makefile = (ROOT / "Makefile").read_text()
     assert all(f"\n{target}: " in makefile for target in make)
-    others = set(COMMANDS) - set(QUARTERHOUR) - {f"make {target}" for target in make}
-    assert others == {"tensorboard --logdir runs"}
+    assert set(COMMANDS) == set(QUARTERHOUR) | {f"make {target}" for target in make}
+
+
+def begin_runs(runs: Path) -> None:
+    """A grid and a search, as their commands begin them; the search has one trial."""
+    asked: Any = {
+        "profile": "quick", "protocol": "as-run", "corpus": None, "tokenizer": None, "values": {},
+        "resources": plan_resources(None, None),
+    }  # fmt: skip
+    grid = build_experiment(kind="grid", only=None, seeds=(0,), folder=runs / "grid", **asked)
+    experiment, search = build_search(
+        space="open-ended", budget=None, objective="heldout_loss", scheduler=None, seed=0,
+        folder=runs / "search", **asked,
+    )  # fmt: skip
+    with grid.opened(), experiment.opened():
+        search.trial(0, search.baseline, "baseline").write_config()
 
 
 @pytest.mark.parametrize("command", QUARTERHOUR)
@@ -51,7 +69,16 @@ def test_every_command_of_the_readme_comes_to_the_point_where_training_begins(
     monkeypatch.setattr("sys.argv", shlex.split(command))
     monkeypatch.setattr(tune.grid, "run_trials", training_begins)
     monkeypatch.setattr(tune.trial.Trial, "rows", training_begins)
-    if "--gpus-per-trial" in command and not torch.cuda.is_available():
+    monkeypatch.setattr(tune.tensorboard, "serve", training_begins)
+    monkeypatch.setattr(tune.searcher, "fit", training_begins)
+    monkeypatch.setattr(optuna_dashboard, "run_server", training_begins)
+    if "runs/" in command:
+        begin_runs(Path("runs"))
+    if command.startswith(("quarterhour enqueue", "quarterhour status")):
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code
+    elif "--gpus-per-trial" in command and not torch.cuda.is_available():
         with pytest.raises(SystemExit, match="2"):
             main()
         assert "this machine has 0 GPUs that torch can use" in capsys.readouterr().err
@@ -60,17 +87,6 @@ def test_every_command_of_the_readme_comes_to_the_point_where_training_begins(
             main()
 
 
-def test_tensorboard_is_installed_with_the_project():
-    done = subprocess.run([bin_of("tensorboard"), "--version"], capture_output=True, text=True)
-    assert done.returncode == 0
-
-
-def test_the_benchmark_and_the_golden_script_are_where_the_readme_says():
-    for script in re.findall(r"`python ([\w./]+)", README):
-        assert (ROOT / script).is_file()
-
-
-def bin_of(command: str) -> str:
-    found = shutil.which(command, path=str(Path(sys.executable).parent))
-    assert found
-    return found
+def test_scripts_and_pictures_are_where_the_readme_says():
+    for path in re.findall(r"`python ([\w./]+)|!\[.*\]\((.*)\)", README):
+        assert (ROOT / "".join(path)).is_file()

@@ -1,16 +1,17 @@
 import json
 import math
 import random
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import exact_rows, tiny_config, tiny_spec, tiny_tokens, train, write_spec
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -18,8 +19,8 @@ import tune.trial
 from data.tokens import TokenData
 from model.sampling import PROMPTS
 from tune.ledger import Status, read_rows
-from tune.recorder import TAGS
 from tune.trainer import Trainer
+from tune.trial import Trial
 
 
 @pytest.fixture(scope="module")
@@ -87,20 +88,23 @@ def test_a_finished_folder_holds_everything(finished: Path):
     result = json.loads((finished / "result.json").read_text())
     assert result["status"] == "COMPLETE"
     assert result["metrics"] == read_rows(finished)[-1]
+
+
+def test_samples_are_of_every_evaluation_the_last_first(finished: Path):
     samples = json.loads((finished / "samples.json").read_text())
-    assert [sample["prompt"] for sample in samples] == list(PROMPTS)
+    assert [sample["prompt"] for sample in samples] == list(PROMPTS) * 6
+    assert [sample["step"] for sample in samples[::5]] == [20, 17, 13, 9, 5, 1]
     assert all(sample["continuation"] for sample in samples)
 
 
-def test_events_give_back_the_rows(finished: Path):
-    events = EventAccumulator(str(finished))
-    events.Reload()
-    for name, tag in TAGS.items():
-        rows = [row for row in read_rows(finished) if name in row]
-        scalars = events.Scalars(tag)
-        assert [scalar.step for scalar in scalars] == [row["step"] for row in rows]
-        values = [row[name] for row in rows]
-        assert [scalar.value for scalar in scalars] == pytest.approx(values, rel=1e-6)
+def test_gradients_of_layers_are_measured_at_evaluations_and_are_part_of_the_whole(
+    finished: Path,
+):
+    for row in read_rows(finished):
+        layers = [row[name] for name in row if name.startswith("grad_norm_layer")]
+        assert len(layers) == (2 if "eval_loss" in row else 0)
+        if layers and row["window_steps"] == 1:
+            assert 0 < math.hypot(*layers) < row["grad_norm"]
 
 
 @pytest.mark.usefixtures("_checkpoint_every_row")
@@ -219,3 +223,89 @@ def test_a_step_reads_nothing_from_the_device(precision: str):
         trainer.train_step(batch)
     with pytest.raises(AssertionError), ReadsForbidden():
         trainer.loss(batch)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def overwrite(path: Path) -> None:
+    path.write_text("not a checkpoint")
+
+
+@pytest.mark.usefixtures("_checkpoint_every_row")
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, overwrite])
+def test_a_damaged_checkpoint_is_told_and_an_earlier_state_is_gone_on_from(
+    damage: Callable[[Path], None],
+    both: bool,
+    tokens: TokenData,
+    finished: Path,
+    tmp_path: Path,
+):
+    spec = tiny_spec(tmp_path, tokens)
+    train(spec, tokens, rows=6)
+    damage(spec.folder / "checkpoint.pt")
+    if both:
+        damage(spec.folder / "checkpoint.previous.pt")
+    trial = Trial(spec, tokens, torch.device("cpu"), trials_on_device=1)
+    begun = next(iter(rows := trial.rows()))
+    assert "cannot be used, an earlier state is" in str(trial.warning)
+    assert (begun["step"] == 1) == both
+    list(rows)
+    assert exact_rows(spec.folder) == exact_rows(finished)
+
+
+@pytest.mark.usefixtures("_checkpoint_every_row")
+def test_a_disk_that_is_full_for_a_while_ends_no_trial(
+    tokens: TokenData, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    spec = tiny_spec(tmp_path, tokens)
+    train(spec, tokens, rows=3)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    trial = Trial(spec, tokens, torch.device("cpu"), trials_on_device=1)
+    rows = trial.rows()
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
+    try:
+        for _ in range(3):
+            next(rows)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert "no checkpoint at step" in str(trial.warning)
+    rows.close()
+    train(spec, tokens)
+    assert exact_rows(spec.folder) == exact_rows(finished)
+
+
+def test_a_trial_with_dropout_resumes_to_the_same_rows(tokens: TokenData, tmp_path: Path):
+    undisturbed = tiny_spec(tmp_path, tokens, "undisturbed", model__dropout=0.2)
+    train(undisturbed, tokens)
+    spec = tiny_spec(tmp_path, tokens, "stopped", model__dropout=0.2)
+    for rows in (2, 3):
+        train(spec, tokens, rows)
+    train(spec, tokens)
+    assert exact_rows(spec.folder) == exact_rows(undisturbed.folder)
+    without = tiny_spec(tmp_path, tokens, "without")
+    train(without, tokens)
+    assert exact_rows(without.folder) != exact_rows(undisturbed.folder)
+
+
+def test_a_key_that_another_run_has_finished_is_adopted(tokens: TokenData, tmp_path: Path):
+    for run in ("one", "two"):
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "experiment.json").write_text("{}")
+    one, two = (tiny_spec(tmp_path / run, tokens) for run in ("one", "two"))
+    train(one, tokens)
+    train(two, tokens)
+    result = two.result()
+    assert result
+    assert result.adopted_from == str(one.folder)
+    assert read_rows(two.folder) == read_rows(one.folder)

@@ -127,6 +127,28 @@ def run(
     _end(console, experiment)
 
 
+@app.command()
+def tensorboard(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="[RUN]…", help="Run folders. Default: all.")
+    ] = None,
+    runs: Runs = Path("runs"),
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65_535, help="Port, or the next free one. Default: 6006."),
+    ] = None,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Open no browser.")] = False,
+    bind_all: Annotated[
+        bool, typer.Option("--bind-all", help="Let other machines in: there is no login.")
+    ] = False,
+) -> None:
+    """Compare trials in TensorBoard, while they train or afterwards."""
+    from tune.tensorboard import serve
+
+    with bad_input():
+        serve(folders or [], runs, port=port, browser=not no_browser, bind_all=bind_all)
+
+
 def _settings(max_steps: int | None, precision: str | None) -> dict[str, Any]:
     settings = {"budget.max_steps": max_steps, "precision": precision}
     return {path: value for path, value in settings.items() if value is not None}

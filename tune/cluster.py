@@ -61,7 +61,7 @@ def fit(
     """Let Tune run trials on a cluster of this machine until all have ended or it is stopped."""
     # A failed trial's traceback is in its folder; its reason is shown.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    with _local_cluster(resources) as storage:
+    with local_cluster(resources) as storage:
         trainable = ray_tune.with_resources(
             ray_tune.with_parameters(
                 TrialTrainable, tokens_folder=str(tokens.folder.absolute()), resources=resources
@@ -85,7 +85,7 @@ def fit(
 
 
 @contextmanager
-def _local_cluster(resources: Resources) -> Generator[str]:
+def local_cluster(resources: Resources) -> Generator[str]:
     """A cluster of this machine alone, gone at the end with its files; gives Tune's folder."""
     with tempfile.TemporaryDirectory(prefix="qh") as folder:
         before = signal.getsignal(signal.SIGTERM)

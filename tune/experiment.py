@@ -22,7 +22,7 @@ from data.tokens import TokenData, prepare_tokens
 from search_spaces.point import NUMERICS_VERSION, TrialConfig
 from search_spaces.profiles import PROFILES, Profile
 from search_spaces.reference import reference_configurations
-from tune.ledger import TrialSpec
+from tune.ledger import EXPERIMENT, TrialSpec
 from tune.resources import Resources, best_precision, describe_hardware
 
 PACKAGES = (
@@ -35,7 +35,6 @@ PACKAGES = (
     "tokenizers",
     "numpy",
 )
-EXPERIMENT = "experiment.json"
 LOCK, OWNER = ".lock", ".owner"
 BYTES_PER_PARAMETER = 12  # of a checkpoint: weights and AdamW's two moments in fp32
 
@@ -98,6 +97,7 @@ class Experiment:
             "configurations": [] if self.search else list(self.configurations),
             "search": self.search,
             "resolved": {name: asdict(config) for name, config in self.configurations.items()},
+            "domains": self._domains(),
             "numerics_version": NUMERICS_VERSION,
             "data": asdict(self.profile.data) | asdict(self.tokens.manifest),
             "versions": {"python": platform.python_version()}
@@ -108,12 +108,17 @@ class Experiment:
             | {"threads": self.resources.threads, "concurrency": self.resources.concurrency},
         }
 
+    def _domains(self) -> dict[str, list[Any]]:
+        """The values that each hyperparameter takes in this experiment, sorted."""
+        trials = [spec.config.values() for spec in self.trials()]
+        found = {path: {values[path] for values in trials} - {None} for path in trials[0]}
+        return {path: sorted(values) for path, values in found.items() if values}
+
     def _merged(self, new: dict[str, Any]) -> dict[str, Any]:
         """`new` with the seeds and the birth of the folder's own; ValueError if they differ."""
-        path = self.folder / EXPERIMENT
-        if not path.exists():
+        old = read_description(self.folder)
+        if not old:
             return new
-        old = json.loads(path.read_text())
         for what in ("data.fingerprint", "numerics_version", "search", "resolved"):
             difference = _first_difference(_get(old, what), _get(new, what), what)
             if difference:
@@ -135,6 +140,17 @@ class Experiment:
                 f"{self.folder} needs up to {needed / 1e6:,.0f} MB for checkpoints and its disk has"
                 f" {free / 1e6:,.0f} MB free: free some, or pass --runs with a folder elsewhere"
             )
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """A run folder's `experiment.json`, empty if there is none; raises ValueError if damaged."""
+    path = folder / EXPERIMENT
+    try:
+        return json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): restore it, or use another --name"
+        ) from error
 
 
 def owner(folder: Path) -> int | None:

@@ -4,7 +4,8 @@ from ray import tune as ray_tune
 
 from data.tokens import TokenData
 from tune.cluster import fit
-from tune.ledger import TrialSpec
+from tune.events import record_ending
+from tune.ledger import Status, TrialSpec
 from tune.progress import TrialsProgress
 from tune.resources import Resources
 from tune.trainable import from_param_space, to_param_space
@@ -33,3 +34,4 @@ def run_trials(
             spec = from_param_space(result.config["trial"])
             if not spec.result():
                 spec.write_failure()
+                record_ending(spec.folder, Status.FAILED)

@@ -9,23 +9,25 @@ import os
 import shutil
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
-from data.files import cache_folder, write_folder, write_text
+from data.files import write_folder, write_text
 from search_spaces.point import TrialConfig
 
 Row = dict[str, Any]
 
+EXPERIMENT = "experiment.json"
 CONFIG = "config.json"
 CHECKPOINT = "checkpoint.pt"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
 ERROR = "error.txt"
+CLAIMS = ".trials"  # beside the runs: which folder has a key
 
 
 class Status(StrEnum):
@@ -162,13 +164,16 @@ def read_result(folder: Path) -> Result | None:
     return Result(status=Status(fields.pop("status")), **fields)
 
 
-def read_rows(folder: Path) -> list[Row]:
-    """Rows of a trial's `metrics.jsonl`; a last line that was cut off while written is dropped."""
+def read_rows(folder: Path, having: str = "") -> list[Row]:
+    """Rows of a trial's `metrics.jsonl`, of all or of those that have a measure.
+
+    A last line that was cut off while written is dropped.
+    """
     path = folder / METRICS
     if not path.exists():
         return []
     *whole, _ = path.read_text().split("\n")
-    return [json.loads(line) for line in whole]
+    return [json.loads(line) for line in whole if f'"{having}' in line]
 
 
 def finished_folders(runs: Path) -> dict[str, Path]:
@@ -199,8 +204,10 @@ def adopt(spec: TrialSpec, source: Path) -> None:
 
     if spec.folder.exists():
         shutil.rmtree(spec.folder)
+    # Of equal keys the configurations are equal, but for steps that were measured.
+    own = replace(spec, config=read_spec(source).config)
     write_folder(spec.folder, copy)
-    spec.write_config()
+    own.write_config()
 
 
 def open_trials(specs: Iterable[TrialSpec], runs: Path) -> list[TrialSpec]:
@@ -224,25 +231,25 @@ def open_trials(specs: Iterable[TrialSpec], runs: Path) -> list[TrialSpec]:
 def claimed(spec: TrialSpec) -> Generator[None]:
     """Hold the trial's key, so that no two processes train it.
 
-    One that is trained elsewhere at this moment is waited for, and adopted if it has finished.
+    One that is trained by another run beside this one is waited for, and adopted if it finishes.
     """
-    folder = cache_folder() / "trials"
-    folder.mkdir(exist_ok=True)
-    path = folder / spec.key
-    lock = FileLock(path)
-    holder = None
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        holder = Path(path.read_text())
-        lock.acquire()
-    with lock:
-        path.write_text(str(spec.folder.absolute()))
-        if holder and holder != spec.folder.absolute():
-            result = read_result(holder)
-            if result and result.final and result.key == spec.key:
-                adopt(spec, holder)
+    folder = _runs(spec.folder) / CLAIMS
+    folder.mkdir(parents=True, exist_ok=True)
+    claim = folder / spec.key
+    with FileLock(claim.with_suffix(".lock")):
+        holder = Path(claim.read_text()) if claim.exists() else spec.folder
+        result = read_result(holder) if holder != spec.folder.absolute() else None
+        if result and result.final and result.key == spec.key:
+            adopt(spec, holder)
+        else:
+            write_text(claim, str(spec.folder.absolute()))
         yield
+
+
+def _runs(folder: Path) -> Path:
+    """The folder of all runs, for a trial's folder in one of them."""
+    run = next((path for path in folder.parents if (path / EXPERIMENT).exists()), folder.parent)
+    return run.parent
 
 
 def _link_or_copy(source: str, target: str) -> None:

@@ -15,7 +15,7 @@ from search_spaces.budget import SearchBudget
 from search_spaces.open_ended import Space, load_space, locate
 from search_spaces.point import TrialConfig
 from search_spaces.profiles import PROFILES
-from tune.experiment import EXPERIMENT, Experiment, build_experiment
+from tune.experiment import Experiment, build_experiment, read_description
 from tune.ledger import CONFIG, TrialSpec, read_spec
 from tune.objectives import DIRECTIONS, parse_objectives
 
@@ -52,7 +52,10 @@ class Search:
         return self.reference["baseline"]
 
     def config_of(self, point: Mapping[str, Any]) -> TrialConfig:
-        """The configuration of a point of the space, with the search's budget."""
+        """The configuration of a point of the space, with the search's budget.
+
+        Raises ValueError where it cannot be built or the budget is too small for it.
+        """
         config = self.baseline.with_values(point)
         return self.budget.spent_on(config, self.like)
 
@@ -79,13 +82,17 @@ class Search:
         for a source that is no run folder or was trained on other data.
         """
         points = [point for source in sources for point in self._points_of(source)]
-        return points + list(self.reference.items())
+        points += self.reference.items()
+        # Each once, and the six by their names wherever they come from.
+        origins = {config.key(self.data_fingerprint): origin for origin, config in points}
+        configs = {config.key(self.data_fingerprint): config for _, config in points}
+        return [(origins[key], config) for key, config in configs.items()]
 
     def _points_of(self, source: Path) -> list[FirstPoint]:
-        path = source / EXPERIMENT
-        if not path.is_file():
+        description = read_description(source)
+        if not description:
             raise ValueError(f"--from {source}: it is no run folder, for it has no experiment.json")
-        other = json.loads(path.read_text())["data"]["fingerprint"]
+        other = description["data"]["fingerprint"]
         if other != self.data_fingerprint:
             raise ValueError(
                 f"--from {source}: it was trained on data with fingerprint {other}, and this search"
@@ -181,8 +188,7 @@ def build_search(
 
 def read_search(folder: Path) -> Search:
     """The search of a run folder. Raises ValueError where it is none, or its space has changed."""
-    path = folder / EXPERIMENT
-    description = json.loads(path.read_text()) if path.is_file() else {}
+    description = read_description(folder)
     if not description.get("search"):
         raise ValueError(f"{folder} is no search: give a folder of `quarterhour search`")
     settings = description["search"]

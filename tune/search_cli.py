@@ -221,4 +221,7 @@ def dashboard(
             for spec in planned.trials():
                 study.take_up(spec)
         Console().print(f"http://127.0.0.1:{port}/ shows {folder}; Ctrl-C ends it")
-        run_server(open_storage(folder), host="127.0.0.1", port=port)
+        try:
+            run_server(open_storage(folder), host="127.0.0.1", port=port)
+        except OSError as error:
+            raise ValueError(f"--port is {port}: {error.strerror}; give another") from error

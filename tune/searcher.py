@@ -13,8 +13,10 @@ from ray import tune as ray_tune
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from search_spaces.budget import BudgetTooSmallError
 from search_spaces.point import TrialConfig
 from tune.cluster import fit
+from tune.events import record_ending
 from tune.experiment import BYTES_PER_PARAMETER, Experiment
 from tune.ledger import (
     Result,
@@ -24,6 +26,7 @@ from tune.ledger import (
     adopt,
     finished_folders,
     read_rows,
+    read_spec,
 )
 from tune.objectives import DIRECTIONS, objective_values
 from tune.progress import SearchProgress
@@ -36,15 +39,24 @@ from tune.trainable import from_param_space, to_param_space
 SAMPLER = "sampler"
 ENQUEUED = "enqueued"
 FAILURES_IN_A_ROW = 5
-DUPLICATES_IN_A_ROW = 50
+UNTRAINED_IN_A_ROW = 50
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Where a search ends: after so many trials, or hours over all its starts. None is never."""
+    """Where a search ends: after so many trials, or hours over all its starts. None is never.
+
+    Raises ValueError for limits that let nothing begin.
+    """
 
     trials: int | None
     hours: float | None
+
+    def __post_init__(self) -> None:
+        if self.trials is not None and self.trials < 1:
+            raise ValueError(f"--trials is {self.trials}: it must be at least 1")
+        if self.hours is not None and not self.hours > 0:
+            raise ValueError(f"--hours is {self.hours}: it must be above 0")
 
 
 class LedgerAsha(ASHAScheduler):
@@ -70,8 +82,9 @@ class LedgerAsha(ASHAScheduler):
         """Take the rows that a trial has written into the rungs."""
         trial: Any = SimpleNamespace(trial_id=spec.label)
         super().on_trial_add(None, trial)  # pyright: ignore[reportArgumentType]
-        for row in read_rows(spec.folder):
-            quarters = spec.config.budget.quarters_done(row["step"])
+        budget = read_spec(spec.folder).config.budget  # with its steps measured
+        for row in read_rows(spec.folder, having=self.objective):
+            quarters = budget.quarters_done(row["step"])
             super().on_trial_result(None, trial, row | {"quarters": quarters})  # pyright: ignore[reportArgumentType]
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
@@ -132,7 +145,7 @@ class StudySearcher(Searcher):
         self._interrupted: deque[tuple[TrialSpec, optuna.Trial]] = deque()
         self._running: dict[str, tuple[TrialSpec, optuna.Trial]] = {}
         self._best: set[int] = set()
-        self._failures = self._duplicates = 0
+        self._failures = self._untrained = 0
         self.stopped_because: str | None = None
         for spec in search.trials():
             self._take_up(spec)
@@ -164,7 +177,7 @@ class StudySearcher(Searcher):
         if result and result.crashed:
             spec.clear_result()
         elif result:
-            self._progress.count(result)
+            self._remember(spec, result)
         running = self._study.take_up(spec)
         if running:
             self._interrupted.append((spec, running))
@@ -186,10 +199,15 @@ class StudySearcher(Searcher):
     def _begin(self) -> tuple[TrialSpec, optuna.Trial] | None:
         """A new trial that has to be trained; None where the search ends."""
         while self._may_begin():
-            spec, trial = self._propose()
+            try:
+                spec, trial = self._propose()
+            except ValueError as error:
+                self.stopped_because = f"the space gave a point that cannot be built: {error}"
+                return None
             if not self._ends_untrained(spec):
-                self._duplicates = 0
+                self._untrained = 0
                 return spec, trial
+            self._untrained += spec.origin == SAMPLER
             if self._scheduler:
                 self._scheduler.record(spec)
             self._tell(spec, trial)
@@ -206,8 +224,10 @@ class StudySearcher(Searcher):
             self.stopped_because = f"its disk has less than {needed / 1e6:,.0f} MB free"
         if self._failures >= FAILURES_IN_A_ROW:
             self.stopped_because = f"the last {self._failures} trials failed"
-        if self._duplicates >= DUPLICATES_IN_A_ROW:
-            self.stopped_because = "the space has no point that is not trained yet"
+        if self._untrained >= UNTRAINED_IN_A_ROW:
+            self.stopped_because = (
+                f"the last {self._untrained} points were known already or do not fit in memory"
+            )
         return not self.stopped_because
 
     def _propose(self) -> tuple[TrialSpec, optuna.Trial]:
@@ -215,9 +235,16 @@ class StudySearcher(Searcher):
         number = int(self._specs[-1].name) + 1 if self._specs else 0
         origin, config, file = self._asked_for()
         trial = self._study.ask(number, config)
-        config = config or self._search.config_of(self._search.space(trial))
+        point = self._search.space(trial)
+        too_large = None
+        try:
+            config = config or self._search.config_of(point)
+        except BudgetTooSmallError as error:
+            config, too_large = self._search.baseline.with_values(point), str(error)
         spec = self._search.trial(number, config, origin)
         spec.write_config()
+        if too_large:
+            spec.write_result(Status.INFEASIBLE, {}, reason=too_large)
         self._specs.append(spec)
         self._keys.add(spec.key)
         if file:
@@ -237,9 +264,10 @@ class StudySearcher(Searcher):
     def _ends_untrained(self, spec: TrialSpec) -> bool:
         """Whether a trial needs no training, or can have none; its folder then has the result."""
         source = self._finished.get(spec.key)
+        if spec.result():
+            return True
         if source:
             adopt(spec, source)
-            self._duplicates += spec.origin == SAMPLER
             return True
         needed = least_memory_bytes(spec.config)
         there = memory_per_trial_bytes(self._resources)
@@ -259,7 +287,10 @@ class StudySearcher(Searcher):
         spec, trial = self._running[trial_id]
         if error and not spec.result():
             spec.write_failure()
-        if spec.result():
+        ending = spec.result()
+        if ending:
+            if ending.status is not Status.COMPLETE and not ending.diverged:
+                record_ending(spec.folder, ending.status)
             del self._running[trial_id]
             self._tell(spec, trial)
             self._clock.save()
@@ -270,10 +301,14 @@ class StudySearcher(Searcher):
         assert result
         self._study.tell(trial, result, spec)
         self._failures = self._failures + 1 if result.crashed else 0
-        if result.final:
-            self._finished.setdefault(spec.key, spec.folder)
-        self._progress.count(result)
+        self._remember(spec, result)
         self._progress.end(spec, result, self._shown(result), self._keep_best([trial.number]))
+
+    def _remember(self, spec: TrialSpec, result: Result) -> None:
+        """Count a trial that has ended; no other trial of this search trains its key again."""
+        self._progress.count(result)
+        if not result.crashed:
+            self._finished.setdefault(spec.key, spec.folder)
 
     def _keep_best(self, ended: Sequence[int]) -> str:
         """Drop the checkpoints of all but the best, which would fill the disk; the best as text."""

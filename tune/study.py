@@ -22,8 +22,6 @@ STATES = {
     # Told as pruned and with a violated constraint: failed ones would teach the sampler nothing.
     Status.INFEASIBLE: TrialState.PRUNED,
 }
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-
 JOURNAL = "study.journal"
 STUDY_NAME = "search"
 # The sampler models from the first trials after the six reference points.
@@ -112,10 +110,11 @@ class LedgerStudy:
 
     def _intermediate_values(self, spec: TrialSpec) -> dict[int, float]:
         """A single objective's values by tokens; Optuna has none for several objectives."""
-        if len(self._search.objectives) > 1:
+        objectives = self._search.objectives
+        if len(objectives) != 1:
             return {}
-        rows = read_rows(spec.folder)
-        values = {row["tokens"]: objective_values(row, self._search.objectives) for row in rows}
+        rows = read_rows(spec.folder, having=objectives[0])
+        values = {row["tokens"]: objective_values(row, objectives) for row in rows}
         return {tokens: value[0] for tokens, value in values.items() if value}
 
 

@@ -32,6 +32,7 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, config.optim)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
         self.step = 0
+        self.layer_grad_norms = torch.empty(0)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         dtype = AUTOCAST_DTYPES.get(self.config.precision)
@@ -41,10 +42,13 @@ class Trainer:
         """Hidden states [N, D] of a batch [B, T + 1]'s inputs, and its targets [N]."""
         return self.model(batch_BT[:, :-1]).flatten(0, 1), batch_BT[:, 1:].flatten()
 
-    def train_step(self, batch_BT: Tensor) -> tuple[Tensor, Tensor]:
+    def train_step(
+        self, batch_BT: Tensor, *, measure_layers: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """One update on a batch [B, T + 1]; its loss before, and the norm of the gradient.
 
-        Nothing here waits for the device.
+        With `measure_layers`, `layer_grad_norms` gets the norm of each layer's part, before
+        clipping. Nothing here waits for the device.
         """
         learning_rate = self.learning_rate
         for group in self.optimizer.param_groups:
@@ -57,6 +61,8 @@ class Trainer:
             loss = mean_cross_entropy(hidden_ND, self.model.embedding.weight, targets_N)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
+        if measure_layers:
+            self.layer_grad_norms = self._layer_grad_norms()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -68,6 +74,15 @@ class Trainer:
         """A function of the step, so that a resumed trial drops what an undisturbed one drops."""
         stream = np.random.SeedSequence([self.config.seed, DROPOUT_STREAM, self.step])
         return int(stream.generate_state(1)[0])
+
+    def _layer_grad_norms(self) -> Tensor:
+        """Norm of the gradient of each layer's parameters: [layers], the embedding left out."""
+        return torch.stack(
+            [
+                nn.utils.get_total_norm(p.grad for p in layer.parameters() if p.grad is not None)
+                for layer in self.model.layers
+            ]
+        )
 
     @property
     def learning_rate(self) -> float:

@@ -1,9 +1,9 @@
 """One trial from its first step, or its checkpoint, to its result. No Ray in it."""
 
-import json
 import math
 import statistics
 import time
+import zipfile
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from data.batches import Batches
-from data.files import write_file, write_text
+from data.files import write_file
 from data.tokens import TokenData
 from model.sampling import PROMPTS, continue_tokens
 from search_spaces.point import BudgetConfig
@@ -99,13 +99,15 @@ class Trial:
     def _train(self) -> Generator[Row]:
         self.spec.write_config()
         self._load_checkpoint()
-        recorder = Recorder(self.spec.folder, self.trainer.step)
+        recorder = Recorder(self.spec, self.trainer.step)
         self._saved_at = time.monotonic()
         try:
             for end in self.config.budget.window_ends():
                 if end <= self.trainer.step:
                     continue
                 recorder.write(row := self._train_to(end))
+                if math.isfinite(row.get("eval_loss", math.nan)):
+                    recorder.write_samples(self._samples())
                 if end == self.config.budget.last_step or not math.isfinite(row["train_loss"]):
                     break
                 if time.monotonic() - self._saved_at > CHECKPOINT_SECONDS:
@@ -130,10 +132,11 @@ class Trial:
         for step in range(self.trainer.step, end):
             begin = stopwatch.mark()
             batch_BT = self._on_device(self.batches.batch_at(step))
-            if evaluates and step == end - 1:
+            measures = evaluates and step == end - 1
+            if measures:
                 train_batch = self._measure_train_batch(batch_BT)
                 begin = stopwatch.mark()
-            loss, norm = self.trainer.train_step(batch_BT)
+            loss, norm = self.trainer.train_step(batch_BT, measure_layers=measures)
             stopwatch.span(begin)
             losses.append(loss)
             norms.append(norm)
@@ -178,6 +181,8 @@ class Trial:
         """Both validation sets, after the update, added to the training batch's measures."""
         begin = time.perf_counter()
         row = train_batch | self._leaky_metrics() | self._heldout_metrics()
+        for layer, norm in enumerate(self.trainer.layer_grad_norms.tolist()):
+            row[f"grad_norm_layer{layer:02d}"] = norm
         return row | {"eval_seconds": train_batch["eval_seconds"] + time.perf_counter() - begin}
 
     def _leaky_metrics(self) -> Row:
@@ -204,8 +209,9 @@ class Trial:
         """A disk that is full now need not be at the trial's end, so training goes on."""
         try:
             self._save_checkpoint(recorder)
-        except OSError as error:
-            self.warning = f"no checkpoint at step {self.trainer.step}: {error.strerror}"
+        except (OSError, RuntimeError) as error:  # torch tells of a full disk by the latter
+            reason = str(error).splitlines()[0]
+            self.warning = f"no checkpoint at step {self.trainer.step} could be written: {reason}"
 
     def _save_checkpoint(self, recorder: Recorder) -> None:
         """Write the checkpoint; the one before is kept, in case that this one gets damaged."""
@@ -229,6 +235,9 @@ class Trial:
             if not path.exists():
                 continue
             try:
+                with zipfile.ZipFile(path) as archive:
+                    if archive.testzip():  # torch does not look at the checksums
+                        raise ValueError("its checksum is wrong")
                 state = torch.load(path, map_location=self.device, weights_only=True)
                 if state["trainer"]["step"] not in steps:
                     raise ValueError("its rows are missing")
@@ -246,15 +255,16 @@ class Trial:
         for name in LOSSES:
             if not math.isfinite(row.get(name, 0.0)):
                 reason = f"{name} is {row[name]} after {row['step']} updates"
+                recorder.write_ending(Status.FAILED)
                 self.spec.write_result(Status.FAILED, row, reason=reason, diverged=True)
                 return
-        self._write_samples(recorder)
-        self._save_checkpoint(recorder)
+        self._try_to_save_checkpoint(recorder)
         (self.spec.folder / PREVIOUS_CHECKPOINT).unlink(missing_ok=True)
+        recorder.write_ending(Status.COMPLETE)
         self.spec.write_result(Status.COMPLETE, row)
 
-    def _write_samples(self, recorder: Recorder) -> None:
-        """Continue the five prompts: to `samples.json` and to the events."""
+    def _samples(self) -> list[dict[str, str]]:
+        """The five prompts, and what the model continues them with."""
         tokenizer = self.tokens.tokenizer()
         samples: list[dict[str, str]] = []
         for number, prompt in enumerate(PROMPTS):
@@ -264,8 +274,7 @@ class Trial:
                 ids,
                 new_tokens=SAMPLE_TOKENS,
                 seq_len=self.config.data.seq_len,
-                seed=self.config.seed,
+                seed=self.config.seed + number,
             )
             samples.append({"prompt": prompt, "continuation": tokenizer.decode(continued)})
-            recorder.write_sample(number, **samples[-1])
-        write_text(self.spec.folder / "samples.json", json.dumps(samples, indent=2))
+        return samples

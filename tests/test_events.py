@@ -1,0 +1,180 @@
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_accumulator import (
+    EventAccumulator as PluginEventAccumulator,
+)
+from tensorboard.plugins.hparams import metadata
+from tiny import tiny_config, tiny_spec, tiny_tokens, train
+
+from data.tokens import TokenData
+from tune.events import STATUS_NUMBERS, STATUS_TAG, TAGS, record_ending, tag_of
+from tune.ledger import Row, Status, TrialSpec, read_rows
+from tune.recorder import Recorder
+
+LAYERS = [f"grad_norm_layer{layer:02d}" for layer in (0, 1, 11)]
+LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+MEASURES = st.fixed_dictionaries(
+    {},
+    optional=dict.fromkeys(
+        [*TAGS, *LAYERS, "flops", "window_steps"],
+        st.floats(-LARGEST_FLOAT32, LARGEST_FLOAT32) | st.just(np.nan) | st.integers(0, 2**40),
+    ),
+)
+
+
+@st.composite
+def rows_of_a_trial(draw: st.DrawFn) -> list[Row]:
+    """Rows with any measures, at rising steps."""
+    steps = sorted(draw(st.sets(st.integers(1, 2_000), min_size=1, max_size=8)))
+    tokens_per_step = draw(st.integers(1, 2**20))
+    return [{"step": s, "tokens": s * tokens_per_step} | draw(MEASURES) for s in steps]
+
+
+def spec_in(folder: Path) -> TrialSpec:
+    spec = TrialSpec(name="any", config=tiny_config(), data_fingerprint="", folder=folder / "any")
+    spec.write_config()
+    return spec
+
+
+def events_in(folder: Path) -> EventAccumulator:
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return events
+
+
+def points(events: EventAccumulator, tag: str) -> list[tuple[int, float]]:
+    """Steps and values of a tag; none where it does not occur."""
+    if tag not in events.Tags()["scalars"]:
+        return []
+    return [(point.step, point.value) for point in events.Scalars(tag)]
+
+
+def hparams_of(folder: Path, tag: str) -> Any:
+    events = PluginEventAccumulator(str(folder))
+    events.Reload()
+    return metadata._parse_plugin_data_as(
+        events.SummaryMetadata(f"_hparams_/{tag}").plugin_data.content, tag
+    )
+
+
+@given(rows=rows_of_a_trial(), resumed_at=st.integers(0, 8))
+def test_events_give_back_every_row_to_float32_whether_resumed_or_not(
+    rows: list[Row], resumed_at: int
+):
+    with tempfile.TemporaryDirectory() as folder:
+        spec = spec_in(Path(folder))
+        for begin in (0, min(resumed_at, len(rows))):
+            recorder = Recorder(spec, rows[begin - 1]["step"] if begin else 0)
+            for row in rows[begin:]:
+                recorder.write(row)
+            recorder.close()
+        written, events = read_rows(spec.folder), events_in(spec.folder)
+    assert len(written) == len(rows)
+    for name in [*TAGS, *LAYERS]:
+        values = [(row, np.float32(row[name])) for row in written if name in row]
+        by_step = [(row["step"], value) for row, value in values]
+        np.testing.assert_equal(points(events, tag_of(name) or ""), by_step)
+        if name.endswith(("_loss", "_per_byte")):
+            tag = (tag_of(name) or "").replace("loss/", "loss_by_tokens/")
+            by_tokens = [(row["tokens"], value) for row, value in values]
+            np.testing.assert_equal(points(events, tag), by_tokens)
+
+
+def test_nothing_is_logged_twice_but_losses_by_tokens(tmp_path: Path):
+    spec = spec_in(tmp_path)
+    recorder = Recorder(spec, 0)
+    recorder.write({"step": 1, "tokens": 64} | dict.fromkeys([*TAGS, *LAYERS, "flops"], 1.0))
+    recorder.close()
+    tags = events_in(spec.folder).Tags()["scalars"]
+    by_tokens = [tag for tag in tags if tag.startswith("loss_by_tokens/")]
+    assert len(by_tokens) == 4
+    assert len(tags) == len(set(tags)) == len(TAGS) + len(LAYERS) + len(by_tokens) + 1  # status
+
+
+def test_the_table_has_every_hyperparameter_before_the_first_row(tmp_path: Path):
+    domains = {"optim.learning_rate": [1e-3, 3e-3, 1e-2], "precision": ["bf16", "fp32"]}
+    (tmp_path / "experiment.json").write_text(json.dumps({"domains": domains}))
+    spec = spec_in(tmp_path / "0001")
+    Recorder(spec, 0).close()
+    shown = hparams_of(spec.folder, "session_start_info").hparams
+    assert set(shown) == {path for path, value in spec.config.values().items() if value is not None}
+    assert "budget.max_steps" not in shown
+    assert shown["optim.learning_rate"].number_value == 3e-3
+    assert shown["precision"].string_value == "fp32"
+    assert {value.WhichOneof("kind") for value in shown.values()} <= {
+        "number_value", "string_value", "bool_value"
+    }  # fmt: skip
+    experiment = hparams_of(spec.folder, "experiment")
+    infos = {info.name: info for info in experiment.hparam_infos}
+    assert set(infos) == set(shown)
+    assert [path for path, info in infos.items() if info.differs] == list(domains)
+    interval = infos["optim.learning_rate"].domain_interval
+    assert (interval.min_value, interval.max_value) == (1e-3, 1e-2)
+    assert list(infos["precision"].domain_discrete) == ["bf16", "fp32"]
+    metrics = [info.display_name for info in experiment.metric_infos]
+    assert metrics[0].startswith("status")
+    assert metrics[1:] == [
+        "heldout_loss", "eval_loss", "train_loss", "tokens_per_second", "peak_memory_bytes"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("status", list(Status))
+def test_a_column_tells_how_a_trial_ended(status: Status, tmp_path: Path):
+    spec = spec_in(tmp_path)
+    recorder = Recorder(spec, 0)
+    recorder.write({"step": 3, "tokens": 3, "train_loss": 1.0})
+    recorder.close()
+    assert points(events_in(spec.folder), STATUS_TAG) == [(0, 0.0)]
+    record_ending(spec.folder, status)
+    assert points(events_in(spec.folder), STATUS_TAG) == [(0, 0.0), (3, STATUS_NUMBERS[status])]
+    assert len(set(STATUS_NUMBERS.values()) | {0}) == 1 + len(STATUS_NUMBERS)
+    Recorder(spec, 3).close()
+    assert points(events_in(spec.folder), STATUS_TAG) == [(0, 0.0)], "it runs again"
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> TokenData:
+    return tiny_tokens(tmp_path_factory.mktemp("corpus"))
+
+
+def test_a_reader_that_follows_a_resumed_trial_has_each_point_once(
+    tokens: TokenData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("tune.trial.CHECKPOINT_SECONDS", -1.0)
+    spec = tiny_spec(tmp_path, tokens)
+    train(spec, tokens, rows=7)
+    follower = PluginEventAccumulator(str(spec.folder))  # TensorBoard's own
+    follower.Reload()
+    assert len(follower.Tensors("loss/train")) == 7
+    time.sleep(1)  # it goes by the names of the files, which have the second in them
+    train(spec, tokens)
+    follower.Reload()
+    rows = read_rows(spec.folder)
+    evaluated = [row["step"] for row in rows if "eval_loss" in row]
+    for tag, steps in {
+        "loss/train": [row["step"] for row in rows],
+        "loss_by_tokens/train": [row["tokens"] for row in rows],
+        "samples/text_summary": evaluated,
+        "gradients/layer01": evaluated,
+    }.items():
+        assert [point.step for point in follower.Tensors(tag)] == steps
+    assert points(events_in(spec.folder), STATUS_TAG) == [(0, 0), (20, STATUS_NUMBERS["COMPLETE"])]
+
+
+def test_a_sample_is_shown_with_its_prompt_and_as_it_is(tmp_path: Path):
+    spec = spec_in(tmp_path)
+    recorder = Recorder(spec, 0)
+    recorder.write({"step": 1, "tokens": 64})
+    recorder.write_samples([{"prompt": "Once", "continuation": " *upon*\n\n# <b>a</b>"}])
+    recorder.close()
+    shown = events_in(spec.folder).Tensors("samples/text_summary")[0].tensor_proto.string_val[0]
+    assert shown.decode() == "**Once** …\n\n     *upon*\n    \n    # <b>a</b>\n"

@@ -1,0 +1,153 @@
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.trial import FixedTrial
+
+from search_spaces.open_ended import SCHEDULES, load_space, locate, open_ended
+from search_spaces.profiles import PAPER, PROFILES, QUICK, Profile
+from search_spaces.reference import PROTOCOLS, SIX, reference_configurations
+
+LOG = {"optim.learning_rate", "optim.weight_decay", "optim.clip_norm"}
+
+
+def sampled(profile: Profile, seed: int) -> optuna.Trial:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    return study.ask()
+
+
+def distributions(profile: Profile) -> dict[str, BaseDistribution]:
+    """All parameters of the space: those of every schedule."""
+    found: dict[str, BaseDistribution] = {}
+    for schedule in SCHEDULES:
+        point = locate(
+            open_ended(profile),
+            profile.baseline,
+            profile.baseline.with_values({"optim.schedule": schedule}),
+        )
+        found |= point.distributions
+    return found
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
+def test_the_six_are_points_of_the_space(profile: Profile, protocol: str):
+    space = open_ended(profile)
+    for config in reference_configurations(profile, protocol).values():
+        point = locate(space, profile.baseline, config)
+        again = profile.baseline.with_values(space(FixedTrial(point.params)))
+        assert (again.model, again.optim, again.data) == (config.model, config.optim, config.data)
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
+def test_both_ends_of_every_range_can_be_reached_and_build(profile: Profile):
+    space = open_ended(profile)
+    baseline = locate(space, profile.baseline, profile.baseline).params
+    for name, distribution in distributions(profile).items():
+        if isinstance(distribution, CategoricalDistribution):
+            ends: list[Any] = list(distribution.choices)
+        else:
+            ends = [distribution.low, distribution.high]  # pyright: ignore
+        of_schedule = {"optim.cycles": "cyclical", "optim.decay_fraction": "warmup-stable-decay"}
+        extra = {"optim.schedule": of_schedule[name]} if name in of_schedule else {}
+        others = {"optim.cycles": 1, "optim.decay_fraction": 0.5}
+        for end in ends:
+            params = others | baseline | extra | {name: end}
+            config = profile.baseline.with_values(space(FixedTrial(params)))
+            assert locate(space, profile.baseline, config).params[name] == end
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
+def test_logarithmic_scales_are_those_of_rates_and_norms(profile: Profile):
+    floats = {
+        name: distribution
+        for name, distribution in distributions(profile).items()
+        if isinstance(distribution, FloatDistribution)
+    }
+    assert {name for name, distribution in floats.items() if distribution.log} == LOG
+
+
+def test_quick_is_the_space_of_the_paper_at_a_quarter_of_its_size():
+    paper, quick = distributions(PAPER), distributions(QUICK)
+    assert paper.keys() == quick.keys()
+    for name, share in {"model.d_model": 4, "model.n_layers": 4, "data.seq_len": 4}.items():
+        assert paper[name].high == quick[name].high * share  # pyright: ignore
+    assert quick["optim.learning_rate"].high == pytest.approx(0.04)  # pyright: ignore
+    assert quick["data.batch_size"] == paper["data.batch_size"]
+
+
+@given(st.integers(0, 2**31), st.sampled_from(sorted(PROFILES)))
+def test_every_sampled_point_builds_and_is_found_again(seed: int, name: str):
+    profile = PROFILES[name]
+    space, trial = open_ended(profile), sampled(profile, seed)
+    config = profile.baseline.with_values(space(trial))
+    assert config.model.d_model % config.model.n_heads == 0
+    assert locate(space, profile.baseline, config).params == trial.params
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("optim.learning_rate", 1.0), ("optim.beta1", 0.5), ("optim.warmup_fraction", 0.6),
+        ("data.batch_size", 9), ("data.seq_len", 16), ("model.n_layers", 99),
+        ("optim.eps", 1e-6), ("model.d_ff", 100), ("model.dropout", 0.9),
+    ],
+)  # fmt: skip
+def test_points_outside_are_refused_by_name(path: str, value: Any):
+    config = QUICK.baseline.with_values({path: value})
+    with pytest.raises(ValueError, match=f"outside the search space: .*{path}"):
+        locate(open_ended(QUICK), QUICK.baseline, config)
+
+
+def test_a_head_of_another_width_is_refused_by_name():
+    config = QUICK.baseline.with_values({"model.n_heads": 3})
+    with pytest.raises(ValueError, match=r"model\.d_head is 32 and must be one of"):
+        locate(open_ended(QUICK), QUICK.baseline, config)
+
+
+OWN = """
+def space(trial):
+    rate = trial.suggest_float("optim.learning_rate", 1e-4, 1e-2, log=True)
+    return {"optim.learning_rate": rate}
+"""
+
+BAD_SPACES = {
+    "no_file": (None, "there is no file"),
+    "syntax": ("def space(:", "cannot be run"),
+    "no_function": ("x = 1", "has no function space"),
+    "no_parameter": ("def space(trial):\n    return {}", "has no parameter"),
+    "raises": ("def space(trial):\n    return 1 / 0", "division by zero"),
+    "unknown_path": (OWN.replace('{"optim.learning_rate"', '{"optim.lr"'), "unknown key"),
+    "own_name": (OWN.replace('float("optim.learning_rate"', 'float("lr"'), "a parameter 'lr'"),
+    "budget": (OWN.replace('{"optim', '{"budget.steps": 9, "optim'), "sets budget.steps"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SPACES)
+def test_a_space_that_cannot_be_used_is_told_with_its_reason(name: str, tmp_path: Path):
+    text, message = BAD_SPACES[name]
+    path = tmp_path / "own.py"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ValueError, match=message) as raised:
+        load_space(f"{path}:space", QUICK)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_a_name_that_is_no_space_is_refused():
+    with pytest.raises(ValueError, match="unknown space 'wide': use open-ended or FILE"):
+        load_space("wide", QUICK)
+
+
+def test_a_space_of_ones_own(tmp_path: Path):
+    (tmp_path / "own.py").write_text(OWN)
+    space = load_space(f"{tmp_path}/own.py:space", QUICK)
+    six = reference_configurations(QUICK, "as-run")
+    assert locate(space, QUICK.baseline, six["high_lr"]).params == {"optim.learning_rate": 4e-3}
+    with pytest.raises(ValueError, match=r"data\.batch_size is 16"):
+        locate(space, QUICK.baseline, six["large_batch"])
+    assert set(SIX) == set(six)

@@ -1,0 +1,80 @@
+"""The search as a user runs it: to its end, stopped, steered, killed."""
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from kill import kill_until_done
+from test_grid import quarterhour
+from tiny import write_corpus
+
+from analysis.runs import load_run
+from analysis.search import search_results, seed_comparison
+from search_spaces.reference import SIX
+from tune.ledger import read_rows
+
+SEARCH = ("search", "--corpus", "tiny.jsonl")
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+@pytest.mark.slow
+def test_a_search_is_stopped_steered_and_goes_on_to_its_end(tmp_path: Path):
+    write_corpus(tmp_path / "tiny.jsonl")
+    command = [*SEARCH, "--budget", "steps:30", "--name", "mine", "--trials"]
+    run = tmp_path / "runs/mine"
+    first = quarterhour(tmp_path, *command, "7")
+    while len(read_rows(run / "0001")) < 3:
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.05)
+    enqueue = quarterhour(tmp_path, "enqueue", "runs/mine", "optim.learning_rate=2e-3")
+    assert enqueue.wait() == 0
+    status = quarterhour(tmp_path, "status", "runs/mine")
+    assert f"running, process {first.pid}" in status.communicate()[0]
+    first.send_signal(signal.SIGTERM)
+    output, _ = first.communicate(timeout=30)
+    assert first.returncode == 130
+    assert "stopped; to go on: quarterhour search" in words(output)
+    ended = {path: path.stat().st_mtime_ns for path in run.rglob("result.json")}
+    output, errors = (second := quarterhour(tmp_path, *command, "8")).communicate()
+    assert (second.returncode, errors) == (0, "")
+    assert ended == {path: path.stat().st_mtime_ns for path in ended}
+    results = search_results(load_run(run))
+    assert list(results.searched["origin"]) == [*SIX, "enqueued", "sampler"]
+    assert results.searched.iloc[6]["optim.learning_rate"] == 2e-3
+    comparison = seed_comparison(results)
+    assert len(results.fresh) == 3 * len(comparison)
+    assert set(comparison["n"]) == {3}
+    assert "the best of the six" in words(output)
+    assert list(run.glob("[0-9]*/checkpoint.pt")) == [
+        run / results.ranked().iloc[0]["configuration"] / "checkpoint.pt"
+    ]
+
+
+@pytest.mark.slow
+def test_a_grid_and_a_search_are_adopted_at_no_cost(tmp_path: Path):
+    write_corpus(tmp_path / "tiny.jsonl")
+    settings = ["--budget", "steps:300", "--trials", "2"]
+    run = quarterhour(tmp_path, "run", "high_lr", "--corpus", "tiny.jsonl")
+    assert run.wait() == 0
+    command = [*SEARCH, *settings, "--from", "runs/run-high_lr", "--objective"]
+    search = quarterhour(tmp_path, *command, "heldout_loss,peak_memory_bytes", "--trials", "1")
+    assert search.wait() == 0
+    folder = next((tmp_path / "runs").glob("search-*"))
+    result = json.loads((folder / "0000/result.json").read_text())
+    assert result["adopted_from"] == "runs/run-high_lr/high_lr/seed0"
+    assert json.loads((folder / "0000/config.json").read_text())["origin"] == "high_lr"
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_nothing_is_lost_or_trained_twice(tmp_path: Path):
+    torch.set_num_threads(1)
+    toll = kill_until_done(tmp_path, kills=3, trials=7)
+    assert toll.kills.total() == 3
+    assert toll.trials >= 7
+    assert (toll.lost, toll.trained_twice, toll.other_rows, toll.other_states) == (0, 0, 0, 0)

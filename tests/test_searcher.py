@@ -184,6 +184,7 @@ def test_a_queued_point_that_was_begun_before_the_kill_is_not_begun_again(tmp_pa
     content = file.read_text()
     killed = Driver(search, trials=8).next()
     assert killed
+    assert not waiting_points(search.folder)
     file.write_text(content)
     Driver(search, trials=8).run()
     assert [spec.config == point for spec in search.trials()] == [False] * 6 + [True, False]

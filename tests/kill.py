@@ -26,7 +26,14 @@ from tune.ledger import TrialSpec, read_result, read_spec
 from tune.study import STATES, STUDY_NAME, open_storage
 
 TARGETS = ("driver", "worker", "raylet")
-SEARCH = ("search", "--corpus", "tiny.jsonl", "--budget", "steps:60", "--name", "killed")
+# Trials of seconds are to have checkpoints too; found by the workers through PYTHONPATH.
+OFTEN = """
+import sys
+if any(part.endswith("default_worker.py") for part in sys.orig_argv):
+    import tune.trial
+    tune.trial.CHECKPOINT_SECONDS = 0.2
+"""
+SEARCH = ("search", "--corpus", "tiny.jsonl", "--budget", "tokens:60k", "--name", "killed")
 
 
 @dataclass
@@ -34,6 +41,7 @@ class Toll:
     """What the kills cost."""
 
     kills: Counter[str]
+    with_checkpoint: int = 0
     trials: int = 0
     lost: int = 0
     trained_twice: int = 0
@@ -44,18 +52,27 @@ class Toll:
 def kill_until_done(folder: Path, kills: int, trials: int, seed: int = 0) -> Toll:
     """Run a search of so many trials in `folder`, with so many kills on its way."""
     write_corpus(folder / "tiny.jsonl")
+    (folder / "sitecustomize.py").write_text(OFTEN)
+    environment = os.environ | {"PYTHONPATH": str(folder)}
     rng = random.Random(seed)
     toll = Toll(kills=Counter())
     finished: dict[Path, int] = {}
     command = [str(Path(sys.executable).with_name("quarterhour")), *SEARCH]
     while True:
         search = subprocess.Popen(
-            [*command, "--trials", str(trials)], cwd=folder, stdout=subprocess.DEVNULL
+            [*command, "--trials", str(trials)],
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            env=environment,
         )
         while toll.kills.total() < kills and search.poll() is None:
             if kill(search, TARGETS[toll.kills.total() % 3], folder, rng):
                 toll.kills[TARGETS[toll.kills.total() % 3]] += 1
                 toll.lost += sum(stamp(path) != then for path, then in finished.items())
+                toll.with_checkpoint += any(
+                    not path.with_name("result.json").exists()
+                    for path in folder.glob("runs/**/checkpoint.pt")
+                )
                 finished |= {path: stamp(path) for path in folder.rglob("result.json")}
         if search.wait() == 0:
             break
@@ -137,6 +154,7 @@ def main() -> None:
         toll = kill_until_done(Path(folder), asked.kills, asked.trials)
     killed = ", ".join(f"{name} {count}" for name, count in toll.kills.items())
     table = Table("SIGKILL of " + killed, str(toll.kills.total()), box=None)
+    table.add_row("of them with a checkpoint to go on from", str(toll.with_checkpoint))
     table.add_row("trials", str(toll.trials))
     table.add_row("finished trials lost", str(toll.lost))
     table.add_row("keys trained to the end twice", str(toll.trained_twice))

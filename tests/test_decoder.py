@@ -169,3 +169,25 @@ def test_matrices_start_with_deviation_0_02_and_norms_at_1():
         else:
             assert float(weight.std()) == pytest.approx(0.02, rel=0.05), name
             assert abs(float(weight.mean())) < 0.002, name
+
+
+def test_dropout_scales_what_is_kept_and_is_off_in_evaluation():
+    config = DecoderConfig(**TINY, dropout=0.25)
+    model, plain = loud(config), loud(DecoderConfig(**TINY))
+    tokens_BT = torch.randint(50, (64, 12))
+    assert torch.equal(model.eval()(tokens_BT), plain.eval()(tokens_BT))
+    torch.manual_seed(0)
+    dropped = model.train().dropout(torch.ones(100_000))
+    assert dropped.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert (dropped == 0).float().mean().item() == pytest.approx(0.25, abs=0.01)
+    assert not torch.equal(model(tokens_BT), plain(tokens_BT))
+
+
+def test_dropout_is_after_the_embedding_and_at_the_end_of_both_branches_of_every_layer():
+    model = Decoder(DecoderConfig(**TINY, dropout=0.25), seed=0)
+    calls: list[torch.Size] = []
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.register_forward_hook(lambda _m, _i, output: calls.append(output.shape))
+    model(torch.zeros(3, 5, dtype=torch.int64))
+    assert calls == [(3, 5, 16)] * (1 + 2 * 2)

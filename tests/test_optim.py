@@ -111,6 +111,42 @@ def test_weight_decay_shrinks_every_parameter_norms_and_embedding_too():
         torch.testing.assert_close(parameter.detach(), before[name] * (1 - 0.5 * 0.1), msg=name)
 
 
+def test_a_cyclical_schedule_starts_again_at_the_full_rate_after_its_warmup():
+    config = OptimConfig(
+        learning_rate=2.0, schedule="cyclical", cycles=3, warmup_fraction=0.25,
+        final_lr_fraction=0.5,
+    )  # fmt: skip
+    rates = [config.learning_rate_at(step, 40) for step in range(40)]
+    assert rates[:10] == pytest.approx([2.0 * step / 10 for step in range(1, 11)])
+    assert rates[10:20] == pytest.approx(rates[20:30])
+    assert rates[10:20] == pytest.approx(rates[30:40])
+    assert [rates[10], rates[15]] == pytest.approx([2.0, 1.5])
+    assert rates[10:20] == sorted(rates[10:20], reverse=True)
+
+
+def test_the_stable_part_of_a_schedule_is_what_warmup_and_decay_leave():
+    config = OptimConfig(
+        learning_rate=1.0, schedule="warmup-stable-decay", decay_fraction=0.25,
+        warmup_fraction=0.2, final_lr_fraction=0.0,
+    )  # fmt: skip
+    rates = [config.learning_rate_at(step, 100) for step in range(101)]
+    assert [step for step, rate in enumerate(rates) if rate == 1.0] == list(range(19, 81))
+    assert rates[80:] == pytest.approx([(100 - step) / 20 for step in range(80, 101)])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("decay_fraction", 0.0, "above 0 and at most 1"),
+        ("decay_fraction", 1.1, "above 0 and at most 1"),
+        ("cycles", 0, "at least 1"),
+    ],
+)
+def test_a_schedules_share_or_number_out_of_range_is_named(field: str, value: Any, allowed: str):
+    with pytest.raises(ValueError, match=rf"^optim\.{field} is {value}: it must be {allowed}$"):
+        OptimConfig(learning_rate=1e-3, **{field: value})
+
+
 SCHEDULES = ("cosine", "constant", "linear", "warmup-stable-decay", "cyclical")
 
 

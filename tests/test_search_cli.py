@@ -1,84 +1,274 @@
 import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
-from test_cli import Quarterhour, quarterhour  # noqa: F401
+from searches import Driver
 from tiny import write_corpus
 
-from search_spaces.profiles import QUICK
-from tune.experiment import LOCK, OWNER
+from tune.cli import main
+from tune.queue import waiting_points
+from tune.resources import plan_resources
+from tune.search import build_search, read_search
 
-SEARCH = "search --corpus tiny.jsonl --budget steps:8"
+Quarterhour = Callable[..., tuple[int, str, str]]
 
-BAD_INPUT = [
-    ("search --trials 0", "--trials is 0: it must be at least 1"),
-    ("search --hours 0", "--hours is 0.0: it must be above 0"),
-    ("search --profile huge", "unknown profile 'huge'"),
-    ("search --objective loss", "unknown objective 'loss': use one of heldout_loss,"),
-    ("search --objective eval_loss,eval_loss", "it names a measure twice"),
-    ("search --scheduler pbt", "unknown scheduler 'pbt': use asha or none"),
-    ("search --scheduler asha --objective heldout_loss,seconds", "--scheduler asha stops trials"),
-    ("search --budget steps", "--budget is 'steps'"),
-    ("search --budget hours:3", "--budget is 'hours:3'"),
-    ("search --budget steps:3", "it must be at least 4; give more"),
-    ("search --space wide", "unknown space 'wide': use open-ended or FILE.py:NAME"),
-    ("search --space none.py:space", "there is no file none.py"),
-    ("search --space empty.py:space", "empty.py has no function space"),
-    ("search --seed -1", "seed is -1"),
-    ("search --name a/b", "--name is 'a/b'"),
-    ("search --from nowhere", "--from nowhere: it is no run folder"),
-    ("search --from runs/other", "--from runs/other: it was trained on data with fingerprint 00"),
-    ("search --from runs/damaged", "runs/damaged/experiment.json is damaged"),
-    ("enqueue runs/none optim.learning_rate=1e-3", "runs/none is no search"),
-    ("enqueue runs/other optim.learning_rate=1e-3", "runs/other is no search"),
-    ("enqueue runs/damaged optim.learning_rate=1e-3", "runs/damaged/experiment.json is damaged"),
-    ("status runs/none", "run folder runs/none does not exist"),
-    ("status runs/other", "runs/other has no trial yet"),
-    ("dashboard runs/none", "runs/none is no search"),
+SPACES = {
+    "good.py": "def space(trial):\n"
+    "    return {'optim.beta1': trial.suggest_float('optim.beta1', 0.8, 0.9)}\n"
+    "number = 3\n"
+    "def nothing(trial):\n    return None\n"
+    "def fixed(trial):\n    return {'optim.beta1': 0.8}\n"
+    "def raises(trial):\n    raise RuntimeError('no\\nluck')\n"
+    "def steps(trial):\n    return space(trial) | {'budget.steps': 9}\n"
+    "def seed(trial):\n    return space(trial) | {'seed': 9}\n"
+    "def unknown(trial):\n    return space(trial) | {'optim.momentum': 9}\n"
+    "def wrong(trial):\n    return space(trial) | {'optim.beta2': 'high'}\n"
+    "def misnamed(trial):\n"
+    "    return {'optim.beta1': trial.suggest_float('beta', 0.8, 0.9)}\n"
+    "def swapped(trial):\n"
+    "    return {'optim.beta1': trial.suggest_float('optim.beta2', 0.8, 0.9)}\n"
+    "def narrow():\n    return {}\n"
+    "def no_schedule(trial):\n"
+    "    return {'optim.schedule': trial.suggest_categorical('optim.schedule', ['triangle'])}\n",
+    "broken.py": "def space(trial:\n",
+    "raising.py": "1 / 0\n",
+    "empty.py": "",
+}
+SPACE_ERRORS = [
+    ("nosuch", "unknown space 'nosuch': use open-ended or FILE.py:NAME"),
+    ("good.py", "unknown space 'good.py': use open-ended or FILE.py:NAME"),
+    ("good.txt:space", "unknown space 'good.txt:space'"),
+    ("nosuch.py:space", "--space nosuch.py:space: there is no file nosuch.py"),
+    ("broken.py:space", "--space broken.py:space: broken.py cannot be run: "),
+    ("raising.py:space", "raising.py cannot be run: division by zero"),
+    ("empty.py:space", "empty.py has no function space"),
+    ("good.py:nosuch", "good.py has no function nosuch"),
+    ("good.py:number", "good.py has no function number"),
+    ("good.py:nothing", "--space good.py:nothing: "),
+    ("good.py:narrow", "--space good.py:narrow: "),
+    ("good.py:raises", "--space good.py:raises: no luck"),
+    ("good.py:fixed", "--space good.py:fixed has no parameter"),
+    ("good.py:steps", "--space good.py:steps sets budget.steps: use --budget, --seed or"),
+    ("good.py:seed", "--space good.py:seed sets seed: use --budget, --seed or"),
+    ("good.py:unknown", "--space good.py:unknown: unknown key 'optim.momentum'"),
+    ("good.py:wrong", "--space good.py:wrong: optim.beta2 is 'high'"),
+    ("good.py:misnamed", "has a parameter 'beta' that does not set what it is named after"),
+    ("good.py:swapped", "has a parameter 'optim.beta2' that does not set what it is named after"),
+    ("good.py:no_schedule", "--space good.py:no_schedule: optim.schedule is 'triangle'"),
 ]
+BAD_INPUT = [
+    *[(f"search --space {space}", message) for space, message in SPACE_ERRORS],
+    ("search --trials 0", "--trials is 0: it must be at least 1"),
+    ("search --trials -1", "--trials is -1: it must be at least 1"),
+    ("search --hours 0", "--hours is 0.0: it must be above 0"),
+    ("search --hours nan", "--hours is nan: it must be above 0"),
+    ("search --objective nosuch", "unknown objective 'nosuch': use one of heldout_loss,"),
+    ("search --objective heldout_loss,", "unknown objective ''"),
+    ("search --objective seconds,seconds", "--objective is 'seconds,seconds': it names a measure"),
+    ("search --budget hours:3", "--budget is 'hours:3': it must be one of steps, tokens,"),
+    ("search --budget steps:0", "--budget is 'steps:0'"),
+    ("search --budget steps:-5", "--budget is 'steps:-5'"),
+    ("search --budget steps:3", "budget steps:3 is 3 steps of data.batch_size 8"),
+    ("search --budget tokens:5k", "budget tokens:5000 is 2 steps of data.batch_size 16"),
+    ("search --scheduler pbt", "unknown scheduler 'pbt': use asha or none"),
+    ("search --scheduler asha --objective heldout_loss,seconds", "--scheduler asha stops"),
+    ("search --profile huge", "unknown profile 'huge': use paper or quick"),
+    ("search --precision int8", "precision is 'int8'"),
+    ("search --seed -1", "seed is -1: it must be at least 0"),
+    ("search --seed many", "Invalid value for '--seed'"),
+    ("search --trials many", "Invalid value for '--trials'"),
+    ("search --name a/b", "--name is 'a/b'"),
+    ("search --corpus missing.jsonl", "corpus missing.jsonl: no such file"),
+    ("search --from nosuch", "--from nosuch: it is no run folder"),
+    ("search --from .", "--from .: it is no run folder"),
+    ("search --from runs/search --corpus other.jsonl", "it was trained on data with fingerprint"),
+    ("search --name search --budget steps:9", "runs/search was made with search.budget steps:8"),
+    ("search --name search --budget steps:8 --seed 1", "runs/search was made with search.seed 0"),
+    (
+        "search --name search --budget steps:8 --objective eval_loss",
+        "runs/search was made with search.objectives",
+    ),
+    (
+        "search --name search --budget steps:8 --scheduler none",
+        "runs/search was made with search.scheduler asha, and this is none",
+    ),
+    (
+        "search --name search --budget steps:8 --corpus other.jsonl",
+        "runs/search was made with data.fingerprint",
+    ),
+    ("search --name spaced --space good.py:space", "runs/spaced was made with search.space_hash"),
+    ("search --from runs/damaged", "runs/damaged/experiment.json is damaged"),
+    ("search --name damaged", "runs/damaged/experiment.json is damaged"),
+    ("search --name grid", "runs/grid was made with search None"),
+    ("enqueue nosuch optim.beta1=0.9", "nosuch is no search"),
+    ("enqueue runs/grid optim.beta1=0.9", "runs/grid is no search"),
+    ("enqueue runs/damaged optim.beta1=0.9", "runs/damaged/experiment.json is damaged"),
+    ("enqueue runs/search model.n_heads=3", "model.d_head is 32 and must be one of [8, 16]"),
+    ("enqueue runs/spaced optim.beta1=0.9", "its space good.py:space has changed since"),
+    ("enqueue runs/search optim.beta3=0.9", "unknown key 'optim.beta3' (did you mean optim.beta"),
+    ("enqueue runs/search optim.beta1", "'optim.beta1' is not an assignment"),
+    ("enqueue runs/search optim.beta1=high", "optim.beta1 is 'high'"),
+    ("enqueue runs/search optim.beta1=0.5", "outside the search space: The value 0.5 of the param"),
+    ("enqueue runs/search optim.decay_fraction=0.5", "optim.decay_fraction is 0.5, and with the"),
+    ("enqueue runs/search model.d_ff=100", "outside the search space: model.d_ff is 100"),
+    ("enqueue runs/search model.n_heads=5", "model.n_heads is 5: it must divide"),
+    ("enqueue runs/search optim.beta1=0.9", "that point is trial 0000 of runs/search already"),
+    ("enqueue runs/search", "Missing argument 'settings"),
+    ("status nosuch", "run folder nosuch does not exist"),
+    ("status runs", "runs is not a run folder, for it has no experiment.json"),
+    ("status runs/grid", "runs/grid is no search but of kind grid"),
+    ("status runs/begun", "runs/begun has no trial yet"),
+    ("status runs/damaged", "runs/damaged/experiment.json cannot be read"),
+    ("dashboard nosuch", "nosuch is no search"),
+    ("dashboard runs/grid", "runs/grid is no search"),
+    ("dashboard runs/search --port many", "Invalid value for '--port'"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with corpora, spaces and runs: two searches, a grid, a new one, a damaged one."""
+    folder = tmp_path_factory.mktemp("template")
+    write_corpus(folder / "tiny.jsonl")
+    write_corpus(folder / "other.jsonl", documents=111)
+    for name, text in SPACES.items():
+        (folder / name).write_text(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(os, "fsync", lambda _: None)
+        make_search("search", "open-ended", trials=6)
+        make_search("spaced", "good.py:space", trials=1)
+        make_search("begun", "open-ended", trials=0)
+    with (folder / "good.py").open("a") as file:
+        file.write("# changed\n")
+    grid = json.loads((folder / "runs/search/experiment.json").read_text())
+    grid |= {"kind": "grid", "search": None, "configurations": list(grid["resolved"])}
+    for name, text in (("grid", json.dumps(grid)), ("damaged", '{"kind": "sea')):
+        (folder / "runs" / name).mkdir()
+        (folder / "runs" / name / "experiment.json").write_text(text)
+    return folder
+
+
+def make_search(name: str, space: str, trials: int) -> None:
+    """A run folder as `quarterhour search` leaves it, with trials that took no time."""
+    experiment, search = build_search(
+        space=space, budget="steps:8", objective="heldout_loss", scheduler=None, seed=0,
+        profile="quick", protocol="as-run", corpus="tiny.jsonl", tokenizer=None, values={},
+        folder=Path("runs") / name, resources=plan_resources(1, 0),
+    )  # fmt: skip
+    with experiment.opened():
+        if trials:
+            Driver(search, trials=trials).run()
+
+
+@pytest.fixture
+def folder(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the template to work in."""
+    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def quarterhour(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Quarterhour:
+    """The command as a user types it, in that folder: exit code, output, errors."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["quarterhour", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        output, errors = capfd.readouterr()
+        return int(ended.value.code or 0), " ".join(output.split()), errors
+
+    return call
 
 
 @pytest.mark.parametrize(("command", "message"), BAD_INPUT)
-def test_bad_input_ends_in_one_line_and_exit_code_2(
-    command: str,
-    message: str,
-    quarterhour: Quarterhour,  # noqa: F811
-    tmp_path: Path,
+def test_bad_input_ends_in_one_line_and_exit_code_2_before_anything_trains(
+    command: str, message: str, quarterhour: Quarterhour, folder: Path
 ):
-    write_corpus(tmp_path / "tiny.jsonl")
-    (tmp_path / "empty.py").write_text("")
-    for name, text in {"other": json.dumps(OTHER), "damaged": '{"name": '}.items():
-        (tmp_path / "runs" / name).mkdir(parents=True)
-        (tmp_path / "runs" / name / "experiment.json").write_text(text)
-    corpus = ["--corpus", "tiny.jsonl"] if command.startswith("search") else []
-    code, _, errors = quarterhour(*command.split(), *corpus)
-    assert code == 2
+    if command.startswith("search") and "--corpus" not in command:
+        command += " --corpus tiny.jsonl"
+    before = sorted(folder.rglob("config.json"))
+    code, _, errors = quarterhour(*command.split())
     assert message in errors
+    assert code == 2
     assert errors.startswith("quarterhour: ")
     assert len(errors.splitlines()) == 1
-    assert not list(tmp_path.rglob("metrics.jsonl"))
-
-
-OTHER = {
-    "kind": "grid",
-    "search": None,
-    "data": {"fingerprint": "00"},
-    "configurations": [],
-    "seeds": [0],
-    "resolved": {"baseline": {"budget": {"steps": QUICK.baseline.budget.steps}}},
-}
+    assert sorted(folder.rglob("config.json")) == before
+    assert not waiting_points(folder / "runs/search")
 
 
 def test_a_second_search_on_a_run_is_refused_with_the_process_of_the_first(
-    quarterhour: Quarterhour,  # noqa: F811
-    tmp_path: Path,
+    quarterhour: Quarterhour, folder: Path
 ):
-    write_corpus(tmp_path / "tiny.jsonl")
-    run = tmp_path / "runs/mine"
-    run.mkdir(parents=True)
-    with FileLock(run / LOCK):
-        (run / OWNER).write_text("4711")
-        code, _, errors = quarterhour(*SEARCH.split(), "--name", "mine")
+    hold = (
+        "import os, sys, filelock, pathlib\n"
+        "lock = filelock.FileLock('runs/search/.lock').acquire()\n"
+        "pathlib.Path('runs/search/.owner').write_text(str(os.getpid()))\n"
+        "print('held', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", hold]
+    with subprocess.Popen(command, cwd=folder, stdin=pipe, stdout=pipe) as first:
+        assert first.stdout
+        first.stdout.readline()
+        search = "search --name search --budget steps:8 --corpus tiny.jsonl --trials 7"
+        code, _, errors = quarterhour(*search.split())
+        assert code == 2
+        assert f"runs/search is in use by quarterhour process {first.pid}" in errors
+        assert len(errors.splitlines()) == 1
+        code, output, errors = quarterhour("status", "runs/search")
+        assert (code, errors) == (0, "")
+        assert f"runs/search: running, process {first.pid}" in output
+        code, output, errors = quarterhour("enqueue", "runs/search", "model.dropout=0.25")
+        assert (code, errors) == (0, "")
+        assert first.stdin
+        first.stdin.close()
+    assert "runs/search: not running" in quarterhour("status", "runs/search")[1]
+
+
+def test_status_tells_states_best_cost_and_rate(quarterhour: Quarterhour):
+    code, output, errors = quarterhour("status", "runs/search")
+    assert (code, errors) == (0, "")
+    for part in (
+        "runs/search: not running",
+        "COMPLETE 6",
+        "setting 0003 0000 0004 0002 0001",
+        "origin large_batch baseline short_seq low_lr high_lr",
+        "heldout_loss 3.125 3.205 3.205 3.285 3.325",
+        "spent 48 steps, 59,392 tokens",
+        "run folder runs/search",
+        "trials an hour",
+    ):
+        assert part in output
+
+
+def test_an_enqueued_point_waits_with_the_searchs_budget(quarterhour: Quarterhour, folder: Path):
+    command = "enqueue runs/search optim.learning_rate=2e-3 data.seq_len=64 optim.schedule=linear"
+    code, output, errors = quarterhour(*command.split())
+    assert (code, errors) == (0, "")
+    assert "runs/search trains it next" in output
+    ((_, config),) = waiting_points(folder / "runs/search")
+    assert (config.optim.learning_rate, config.optim.schedule) == (2e-3, "linear")
+    assert (config.data.seq_len, config.budget.steps, config.seed) == (64, 8, 0)
+    search = read_search(folder / "runs/search")
+    assert Driver(search, trials=7, first_points=[]).run().trained == ["0006"]
+    code, _, errors = quarterhour(*command.split())
     assert code == 2
-    assert "runs/mine is in use by quarterhour process 4711" in errors
+    assert "that point is trial 0006 of runs/search already" in errors
+
+
+def test_help_names_the_commands_of_a_search(quarterhour: Quarterhour):
+    code, output, _ = quarterhour("--help")
+    assert code == 0
+    for command in ("search", "enqueue", "status", "dashboard"):
+        assert f" {command} " in output

@@ -24,8 +24,9 @@ from searches import (
 )
 
 import tune.searcher
+from search_spaces.profiles import QUICK
 from search_spaces.reference import SIX
-from tune.ledger import METRICS, Status, read_rows
+from tune.ledger import METRICS, Status, TrialSpec, read_rows
 from tune.queue import add_point, waiting_points
 from tune.study import JOURNAL, STATES
 
@@ -183,6 +184,7 @@ def test_a_queued_point_that_was_begun_before_the_kill_is_not_begun_again(tmp_pa
     content = file.read_text()
     killed = Driver(search, trials=8).next()
     assert killed
+    assert not waiting_points(search.folder)
     file.write_text(content)
     Driver(search, trials=8).run()
     assert [spec.config == point for spec in search.trials()] == [False] * 6 + [True, False]
@@ -564,3 +566,103 @@ def test_a_cut_off_last_row_is_no_row(tmp_path: Path):
     again = Driver(search, trials=2)
     assert [len(recorded) for _, recorded in rungs(again)] == [1, 1, 2]
     assert states(again.run()) == [TrialState.COMPLETE] * 2
+
+
+def test_a_point_that_asha_stopped_is_not_trained_again(tmp_path: Path):
+    search = tiny_search(tmp_path, space=three_rates, scheduler="asha")
+    good = search.config_of({"optim.learning_rate": 1e-3})
+    driver = Driver(search, first_points=[("good", good)])
+    losses = {1e-3: [4.0, 3, 2, 1], 2e-3: [6.0, 5, 4, 3], 3e-3: [5.0, 4, 3, 2]}
+    while trial := driver.next():
+        driver.end(trial, losses=losses[trial.spec.config.optim.learning_rate])
+    assert len(driver.trained) == 3
+    assert statuses(search)[:2] == ["COMPLETE", "PRUNED"]
+    assert states(driver) == expected_states(driver)
+    for spec in search.trials()[3:]:
+        first = next(other for other in search.trials() if other.key == spec.key)
+        result, theirs = spec.result(), first.result()
+        assert result
+        assert theirs
+        assert (result.status, result.metrics) == (theirs.status, theirs.metrics)
+        assert result.adopted_from == str(first.folder)
+
+
+def test_a_search_of_which_nothing_fits_in_memory_ends_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tune.searcher, "memory_per_trial_bytes", lambda _: 1.0)
+    search = tiny_search(tmp_path)
+    driver = Driver(search)
+    assert driver.next() is None
+    assert "do not fit in memory" in str(driver.searcher.stopped_because)
+    assert set(statuses(search)) == {"INFEASIBLE"}
+    assert states(driver) == expected_states(driver)
+
+
+def test_a_point_for_which_the_budget_is_too_small_is_infeasible(tmp_path: Path):
+    search = tiny_search(tmp_path, budget="tokens:9k", reference={"baseline": QUICK.baseline})
+    driver = Driver(search, trials=9, first_points=[]).run()
+    assert driver.searcher.ended
+    for spec, trial in zip(search.trials(), optuna_trials(search), strict=True):
+        result = spec.result()
+        assert result
+        tokens = spec.config.data.batch_size * spec.config.data.seq_len
+        if tokens * 4 > 9_000:
+            assert result.status is Status.INFEASIBLE
+            assert "it must be at least 4" in str(result.reason)
+            assert trial.constraints == {"memory": 1.0}
+        else:
+            assert result.status is Status.COMPLETE
+            assert spec.config.budget.steps == 9_000 // tokens
+    assert set(statuses(search)) == {"INFEASIBLE", "COMPLETE"}
+    before = proposals(search)
+    assert Driver(search, trials=9).run().trained == []
+    assert proposals(search) == before
+
+
+def test_a_point_that_cannot_be_built_stops_the_search_with_its_reason(tmp_path: Path):
+    def space(trial: BaseTrial) -> dict[str, Any]:
+        beta1 = trial.suggest_float("optim.beta1", 0.8, 0.98)
+        return {"optim.beta1": beta1, "optim.warmup_fraction": 1.5 if beta1 > 0.9 else 0.0}
+
+    search = tiny_search(tmp_path, space=space)
+    for _ in range(2):
+        driver = Driver(search, trials=60, first_points=[]).run()
+        assert "optim.warmup_fraction is 1.5" in str(driver.searcher.stopped_because)
+        assert set(statuses(search)) <= {"COMPLETE"}
+
+
+def test_points_of_several_sources_come_once_and_the_six_by_their_names(tmp_path: Path):
+    one, two = tiny_search(tmp_path, "one"), tiny_search(tmp_path, "two")
+    Driver(one, trials=8).run()
+    Driver(two, trials=4).run()
+    search = tiny_search(tmp_path, "search")
+    points = search.first_points([one.folder, two.folder, one.folder])
+    assert sorted(origin for origin, _ in points) == sorted([*SIX, "one", "one"])
+    assert Driver(search, trials=8, first_points=points).run().trained == []
+    assert len({spec.key for spec in search.trials()}) == 8
+
+
+def test_an_adopted_trial_with_a_budget_in_seconds_is_in_the_rungs_by_its_own_quarters(
+    tmp_path: Path,
+):
+    def measured(spec: TrialSpec) -> TrialSpec:
+        spec = replace(spec, config=spec.config.with_values({"budget.report_every": 1}))
+        return replace(
+            spec, config=replace(spec.config, budget=replace(spec.config.budget, steps=8))
+        )
+
+    one = tiny_search(tmp_path, "one", budget="seconds:60", scheduler="asha")
+    driver = Driver(one, trials=2)
+    for _ in range(2):
+        trial = driver.next()
+        assert trial
+        trial.spec = measured(trial.spec)
+        trial.spec.write_config()
+        driver.end(trial)
+    assert [len(recorded) for _, recorded in rungs(driver)] == [2, 2, 2]
+    other = tiny_search(tmp_path, "other", budget="seconds:60", scheduler="asha")
+    adopting = Driver(other, trials=2, first_points=other.first_points([one.folder])).run()
+    assert adopting.trained == []
+    assert rungs(adopting) == rungs(driver)
+    assert rungs(Driver(other, trials=2)) == rungs(driver)

@@ -1,3 +1,4 @@
+import errno
 import json
 import math
 import random
@@ -309,3 +310,64 @@ def test_a_key_that_another_run_has_finished_is_adopted(tokens: TokenData, tmp_p
     assert result
     assert result.adopted_from == str(one.folder)
     assert read_rows(two.folder) == read_rows(one.folder)
+
+
+@pytest.mark.usefixtures("_checkpoint_every_row")
+@pytest.mark.parametrize("lost", [1, 7])
+def test_a_checkpoint_whose_rows_are_lost_is_not_gone_on_from(
+    lost: int, tokens: TokenData, finished: Path, tmp_path: Path
+):
+    spec = tiny_spec(tmp_path, tokens)
+    train(spec, tokens, rows=7)
+    lines = (spec.folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (spec.folder / "metrics.jsonl").write_text("".join(lines[:-lost]))
+    trial = Trial(spec, tokens, torch.device("cpu"), trials_on_device=1)
+    list(trial.rows())
+    assert "its rows are missing" in str(trial.warning)
+    assert exact_rows(spec.folder) == exact_rows(finished)
+
+
+def test_a_trial_without_room_for_its_last_checkpoint_is_complete(
+    tokens: TokenData, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def no_space(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    spec = tiny_spec(tmp_path, tokens)
+    monkeypatch.setattr(torch, "save", no_space)
+    train(spec, tokens)
+    result = spec.result()
+    assert result
+    assert result.status is Status.COMPLETE
+    assert exact_rows(spec.folder) == exact_rows(finished)
+    assert not list(spec.folder.glob("*checkpoint*"))
+
+
+@pytest.mark.usefixtures("_checkpoint_every_row")
+def test_a_trial_killed_between_two_renames_goes_on_from_the_checkpoint_before(
+    tokens: TokenData, finished: Path, tmp_path: Path
+):
+    spec = tiny_spec(tmp_path, tokens)
+    train(spec, tokens, rows=5)
+    (spec.folder / "checkpoint.pt").replace(spec.folder / "checkpoint.previous.pt")
+    trial = Trial(spec, tokens, torch.device("cpu"), trials_on_device=1)
+    rows = trial.rows()
+    assert next(rows)["step"] == 10
+    assert trial.warning is None
+    list(rows)
+    assert exact_rows(spec.folder) == exact_rows(finished)
+    assert not (spec.folder / "checkpoint.previous.pt").exists()
+
+
+def test_without_dropout_nothing_is_drawn_and_with_it_only_training_changes():
+    batch = torch.randint(8_192, (4, 17))
+    device = torch.device("cpu")
+    plain, dropping = (Trainer(tiny_config(model__dropout=share), device) for share in (0.0, 0.5))
+    before = torch.get_rng_state()
+    loss = plain.train_step(batch)[0]
+    assert torch.equal(torch.get_rng_state(), before)
+    fresh = Trainer(tiny_config(), device)
+    assert dropping.loss(batch) == fresh.loss(batch)
+    assert dropping.metrics(batch) == fresh.metrics(batch)
+    assert dropping.train_step(batch)[0] != loss
+    assert fresh.train_step(batch)[0] == loss

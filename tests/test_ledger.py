@@ -1,0 +1,233 @@
+import json
+import shutil
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny import tiny_config
+
+from tune.ledger import (
+    METRICS,
+    Result,
+    Status,
+    TrialSpec,
+    adopt,
+    claimed,
+    finished_folders,
+    open_trials,
+    read_result,
+    read_rows,
+    read_spec,
+)
+
+ROW = {"step": 20, "heldout_loss": 2.5}
+
+
+def spec_in(run: Path, name: str = "tiny", **values: object) -> TrialSpec:
+    """A trial in a run folder, which is made."""
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "experiment.json").write_text("{}")
+    config = tiny_config(**values)
+    return TrialSpec(name=name, config=config, data_fingerprint="data", folder=run / name)
+
+
+def finish(spec: TrialSpec, status: Status = Status.COMPLETE, **ending: object) -> None:
+    spec.write_config()
+    (spec.folder / METRICS).write_text(json.dumps(ROW) + "\n")
+    spec.write_result(status, ROW, **ending)
+
+
+ENDINGS = [
+    ({"status": Status.COMPLETE}, False, True),
+    ({"status": Status.PRUNED, "reason": "worse"}, False, False),
+    ({"status": Status.INFEASIBLE, "reason": "large"}, False, False),
+    ({"status": Status.FAILED, "reason": "nan", "diverged": True}, False, True),
+    ({"status": Status.FAILED, "reason": "killed"}, True, False),
+]
+
+
+@pytest.mark.parametrize(("ending", "crashed", "final"), ENDINGS)
+def test_only_complete_and_diverged_trials_are_final_and_only_crashed_ones_tried_again(
+    ending: dict[str, object], crashed: bool, final: bool, tmp_path: Path
+):
+    spec = spec_in(tmp_path / "run")
+    finish(spec, **ending)  # pyright: ignore
+    result = spec.result()
+    assert result
+    assert (result.crashed, result.final) == (crashed, final)
+    assert result == Result(key=spec.key, parameters=135_248, metrics=ROW, **ending)  # pyright: ignore
+    assert (spec.key in finished_folders(tmp_path)) == final
+
+
+@pytest.mark.parametrize("status", [Status.FAILED, Status.PRUNED, Status.INFEASIBLE])
+def test_an_ending_without_a_reason_is_none(status: Status):
+    with pytest.raises(ValueError, match=f"a {status} result needs a reason"):
+        Result(status=status, key="k", parameters=1, metrics=ROW)
+
+
+def test_a_complete_result_needs_metrics():
+    with pytest.raises(ValueError, match="needs metrics"):
+        Result(status=Status.COMPLETE, key="k", parameters=1, metrics={})
+
+
+def test_an_adopted_trial_has_the_others_files_and_its_own_name(tmp_path: Path):
+    source, spec = spec_in(tmp_path / "one"), spec_in(tmp_path / "two", "mine")
+    finish(source)
+    (source.folder / "checkpoint.pt").write_text("weights")
+    spec = replace(spec, origin="sampler")
+    spec.write_config()
+    (spec.folder / METRICS).write_text("{}\n")
+    adopt(spec, source.folder)
+    for name in ("checkpoint.pt", METRICS):
+        assert (spec.folder / name).samefile(source.folder / name)
+    assert read_spec(spec.folder) == spec
+    result, theirs = spec.result(), source.result()
+    assert theirs
+    assert result == replace(theirs, adopted_from=str(source.folder))
+    third = spec_in(tmp_path / "three")
+    adopt(third, spec.folder)
+    assert third.result() == result
+    assert theirs.adopted_from is None
+    assert [path.name for path in (tmp_path / "two").iterdir()] == ["experiment.json", "mine"]
+
+
+def test_where_files_cannot_be_linked_they_are_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*_: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr("os.link", refuse)
+    source, spec = spec_in(tmp_path / "one"), spec_in(tmp_path / "two")
+    finish(source)
+    adopt(spec, source.folder)
+    assert read_rows(spec.folder) == [ROW]
+    assert not (spec.folder / METRICS).samefile(source.folder / METRICS)
+
+
+def test_an_adopted_trial_keeps_the_steps_that_were_measured(tmp_path: Path):
+    asked = {"budget__seconds": 60.0, "budget__steps": 0}
+    source = spec_in(tmp_path / "one", **asked | {"budget__steps": 77})
+    spec = spec_in(tmp_path / "two", **asked)
+    assert source.key == spec.key
+    finish(source)
+    adopt(spec, source.folder)
+    assert read_spec(spec.folder).config.budget.steps == 77
+
+
+def test_a_trial_of_the_same_key_waits_and_takes_what_the_first_came_to(tmp_path: Path):
+    first, second = spec_in(tmp_path / "one"), spec_in(tmp_path / "two")
+    order: list[str] = []
+    waiting = threading.Event()
+
+    def train_second() -> None:
+        waiting.set()
+        with claimed(second):
+            order.append("second" if second.result() else "second trains")
+
+    thread = threading.Thread(target=train_second)
+    with claimed(first):
+        thread.start()
+        waiting.wait()
+        thread.join(timeout=0.3)
+        order.append("first")
+        finish(first)
+    thread.join()
+    assert order == ["first", "second"]
+    result = second.result()
+    assert result
+    assert result.adopted_from == str(first.folder)
+
+
+def test_a_key_that_was_finished_before_is_adopted_though_nobody_holds_it(tmp_path: Path):
+    first, second = spec_in(tmp_path / "one"), spec_in(tmp_path / "two")
+    with claimed(second):
+        second.write_config()  # and is interrupted
+    with claimed(first):
+        finish(first)
+    with claimed(second):
+        assert second.result()
+    with claimed(spec_in(tmp_path / "three")):
+        assert (tmp_path / "three/tiny/result.json").exists()
+
+
+@pytest.mark.parametrize(("ending", "_crashed", "final"), ENDINGS)
+def test_only_what_is_final_is_taken_from_another(
+    ending: dict[str, object], _crashed: bool, final: bool, tmp_path: Path
+):
+    first, second = spec_in(tmp_path / "one"), spec_in(tmp_path / "two")
+    with claimed(first):
+        finish(first, **ending)  # pyright: ignore
+    with claimed(second):
+        assert bool(second.result()) == final
+    assert first.result()
+
+
+def test_a_holder_that_is_gone_leaves_the_key_to_the_next(tmp_path: Path):
+    first, second = spec_in(tmp_path / "one"), spec_in(tmp_path / "two")
+    with claimed(first):
+        finish(first)
+    shutil.rmtree(tmp_path / "one")
+    with claimed(second):
+        assert second.result() is None
+
+
+def test_another_key_waits_for_nobody(tmp_path: Path):
+    first, other = spec_in(tmp_path / "one"), spec_in(tmp_path / "two", seed=1)
+    with claimed(first), claimed(other):
+        assert other.result() is None
+
+
+def test_open_trials_adopts_what_is_finished_and_forgets_what_failed(tmp_path: Path):
+    done, failed, new = (
+        spec_in(tmp_path / "mine", name, seed=seed)
+        for seed, name in enumerate(["done", "failed", "new"])
+    )
+    finish(spec_in(tmp_path / "other"))
+    finish(failed, Status.FAILED, reason="killed")
+    assert open_trials([done, failed, new], tmp_path) == [failed, new]
+    assert failed.result() is None
+    result = done.result()
+    assert result
+    assert result.adopted_from == str(tmp_path / "other/tiny")
+    assert open_trials([done], tmp_path) == []
+
+
+def test_folders_that_are_being_written_are_not_finished(tmp_path: Path):
+    spec = spec_in(tmp_path / "run", ".tiny.123")
+    finish(spec)
+    assert finished_folders(tmp_path) == {}
+    assert read_result(spec.folder)
+
+
+def test_a_failure_has_the_last_row_and_the_errors_last_line(tmp_path: Path):
+    spec = spec_in(tmp_path / "run")
+    spec.write_config()
+    spec.write_failure()
+    result = spec.result()
+    assert result
+    assert (result.metrics, result.reason) == (
+        {},
+        "its process died, perhaps for want of memory",
+    )
+    (spec.folder / METRICS).write_text(json.dumps(ROW) + '\n{"step": 2')
+    (spec.folder / "error.txt").write_text("Traceback\n  …\nOSError: no space\n\n")
+    spec.write_failure()
+    result = spec.result()
+    assert result
+    assert (result.metrics, result.reason, result.crashed) == (ROW, "OSError: no space", True)
+    spec.clear_error()
+    spec.write_failure()
+    assert "its process died" in (spec.folder / "result.json").read_text()
+
+
+def test_rows_are_read_without_a_cut_off_last_one_or_only_those_with_a_measure(tmp_path: Path):
+    rows = [{"step": 1, "heldout_loss": 3.0}, {"step": 2}, {"step": 3, "heldout_loss": 2.0}]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    assert read_rows(tmp_path) == []
+    (tmp_path / METRICS).write_text(text + text[:20])
+    assert read_rows(tmp_path) == rows
+    assert read_rows(tmp_path, having="heldout_loss") == [rows[0], rows[2]]
+    (tmp_path / METRICS).write_text(text[:-1])
+    assert read_rows(tmp_path) == rows[:2]

@@ -130,7 +130,7 @@ def load_space(name: str, profile: Profile) -> Space:
         point = space(trial)
         config = profile.baseline.with_values(point)
     except Exception as error:
-        raise ValueError(f"--space {name}: {error or type(error).__name__}") from error
+        raise ValueError(f"--space {name}: {str(error) or type(error).__name__}") from error
     budget = [path for path in point if path.startswith("budget.") or path in ("seed", "precision")]
     if budget:
         raise ValueError(f"--space {name} sets {budget[0]}: use --budget, --seed or --precision")

@@ -238,8 +238,8 @@ def claimed(spec: TrialSpec) -> Generator[None]:
     claim = folder / spec.key
     with FileLock(claim.with_suffix(".lock")):
         holder = Path(claim.read_text()) if claim.exists() else spec.folder
-        result = read_result(holder) if holder != spec.folder.absolute() else None
-        if result and result.final and result.key == spec.key:
+        result = read_result(holder)
+        if not spec.result() and result and result.final and result.key == spec.key:
             adopt(spec, holder)
         else:
             write_text(claim, str(spec.folder.absolute()))

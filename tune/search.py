@@ -106,7 +106,8 @@ class Search:
     def _takes(self, spec: TrialSpec) -> bool:
         """Whether a trial of another run has a result that this search would come to itself."""
         result = spec.result()
-        if not (result and result.final and spec.config.seed == self.seed):
+        same = (spec.config.seed, spec.config.precision) == (self.seed, self.baseline.precision)
+        if not (result and result.final and same):
             return False
         try:
             locate(self.space, self.baseline, spec.config)

@@ -176,7 +176,11 @@ def enqueue(
 
     with bad_input():
         planned = read_search(folder)
-        config = planned.config_of(dict(parse_assignment(text) for text in settings))
+        values = dict(parse_assignment(text) for text in settings)
+        fixed = [path for path in values if not path.startswith(("model.", "optim.", "data."))]
+        if fixed:
+            raise ValueError(f"{fixed[0]} is the same for all trials of a search: leave it out")
+        config = planned.config_of(values)
         locate(planned.space, planned.baseline, config)
         key = config.key(planned.data_fingerprint)
         same = [spec for spec in planned.trials() if spec.key == key]

@@ -131,7 +131,9 @@ def seed_comparison(results: SearchResults) -> pd.DataFrame:
     for name, own in values.items():
         row: dict[str, Any] = {"trial": name, "n": len(own), "mean": own.mean()}
         rows.append(row | _difference(own, against, len(values), minimize))
-    return pd.DataFrame(rows).sort_values("mean", ascending=minimize, kind="stable")
+    columns = ["trial", "n", "mean", "difference", "low", "high", "verdict"]
+    compared = pd.DataFrame(rows).reindex(columns=columns)
+    return compared.sort_values(["mean"], ascending=minimize, kind="stable")
 
 
 def _difference(own: Any, against: Any, tests: int, minimize: bool) -> dict[str, Any]:

@@ -3,18 +3,20 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: grid test check
+.PHONY: grid test lint check
 grid: $(INSTALLED)
 	$(BIN)/quarterhour grid
 
 test: $(INSTALLED)
 	$(BIN)/pytest
 
-check: $(INSTALLED)
+lint: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+check: lint
 	$(BIN)/pytest -m "not slow"
 
 $(INSTALLED): pyproject.toml constraints.txt

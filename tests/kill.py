@@ -33,7 +33,7 @@ if any(part.endswith("default_worker.py") for part in sys.orig_argv):
     import tune.trial
     tune.trial.CHECKPOINT_SECONDS = 0.2
 """
-SEARCH = ("search", "--corpus", "tiny.jsonl", "--budget", "tokens:60k", "--name", "killed")
+SEARCH = ("search", "--corpus", "tiny.jsonl", "--budget", "steps:20", "--name", "killed")
 
 
 @dataclass
@@ -73,12 +73,18 @@ def kill_until_done(folder: Path, kills: int, trials: int, seed: int = 0) -> Tol
                     not path.with_name("result.json").exists()
                     for path in folder.glob("runs/**/checkpoint.pt")
                 )
-                finished |= {path: stamp(path) for path in folder.rglob("result.json")}
+                finished |= {path: stamp(path) for path in ended(folder)}
         if search.wait() == 0:
             break
     toll.lost += sum(stamp(path) != then for path, then in finished.items())
     count_trials(folder, toll)
     return toll
+
+
+def ended(folder: Path) -> list[Path]:
+    """Results that stand: those of trials that died with the raylet are tried again."""
+    paths = folder.rglob("result.json")
+    return [path for path in paths if (result := read_result(path.parent)) and not result.crashed]
 
 
 def stamp(path: Path) -> int:

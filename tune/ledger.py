@@ -247,8 +247,8 @@ def claimed(spec: TrialSpec) -> Generator[None]:
 
 
 def _runs(folder: Path) -> Path:
-    """The folder of all runs, for a trial's folder in one of them."""
-    run = next((path for path in folder.parents if (path / EXPERIMENT).exists()), folder.parent)
+    """The folder of all runs, for a trial's folder in one of them; of a lone trial, its own."""
+    run = next((path for path in folder.parents if (path / EXPERIMENT).exists()), folder)
     return run.parent
 
 

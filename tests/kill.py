@@ -33,7 +33,7 @@ if any(part.endswith("default_worker.py") for part in sys.orig_argv):
     import tune.trial
     tune.trial.CHECKPOINT_SECONDS = 0.2
 """
-SEARCH = ("search", "--corpus", "tiny.jsonl", "--budget", "steps:20", "--name", "killed")
+SEARCH = ("search", "--corpus", "tiny.jsonl", "--budget", "steps:12", "--name", "killed")
 
 
 @dataclass

@@ -84,9 +84,9 @@ def test_a_grid_prints_the_tables_and_the_second_start_trains_nothing(tmp_path: 
 @pytest.mark.slow
 def test_a_stopped_grid_goes_on_and_leaves_no_process_behind(tmp_path: Path):
     write_corpus(tmp_path / "tiny.jsonl")
-    command = ["grid", "--max-steps", "30", "--corpus", "tiny.jsonl"]
+    command = ["grid", "--max-steps", "16", "--corpus", "tiny.jsonl"]
     first = quarterhour(tmp_path, *command)
-    trial = tmp_path / "runs/grid-budget.max_steps=30/baseline/seed0"
+    trial = tmp_path / "runs/grid-budget.max_steps=16/baseline/seed0"
     while len(read_rows(trial)) < 3:
         assert first.poll() is None, first.communicate()
         time.sleep(0.05)
@@ -108,10 +108,10 @@ def test_a_stopped_grid_goes_on_and_leaves_no_process_behind(tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_killed_worker_goes_on_from_its_checkpoint(tokens: TokenData, tmp_path: Path):
-    undisturbed = tiny_spec(tmp_path, tokens, "undisturbed", budget__steps=400)
+    undisturbed = tiny_spec(tmp_path, tokens, "undisturbed", budget__steps=200)
     train(undisturbed, tokens)
-    spec = tiny_spec(tmp_path, tokens, "killed", budget__steps=400)
-    killer = threading.Thread(target=kill_worker_after, args=(spec.folder, 20))
+    spec = tiny_spec(tmp_path, tokens, "killed", budget__steps=200)
+    killer = threading.Thread(target=kill_worker_after, args=(spec.folder, 10))
     killer.start()
     run([spec], tokens, TWO_AT_ONCE)
     killer.join()
@@ -138,12 +138,12 @@ def test_failed_trials_have_a_reason_and_stop_no_other(tokens: TokenData, tmp_pa
 
 @pytest.mark.slow
 def test_four_trials_share_a_logical_gpu_by_quarters(tokens: TokenData, tmp_path: Path):
-    specs = [tiny_spec(tmp_path, tokens, seed=seed, budget__steps=200) for seed in range(5)]
+    specs = [tiny_spec(tmp_path, tokens, seed=seed, budget__steps=80) for seed in range(5)]
     assert QUARTERS_OF_A_GPU.concurrency == 4
     run(specs, tokens, QUARTERS_OF_A_GPU)
     for spec in specs:
         rows = read_rows(spec.folder)
-        assert rows[-1]["step"] == 200
+        assert rows[-1]["step"] == 80
         assert {row["trials_on_device"] for row in rows} == {4}
 
 

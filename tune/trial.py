@@ -37,7 +37,7 @@ PREVIOUS_CHECKPOINT = "checkpoint.previous.pt"
 PROBE_SHARE = 0.02
 PROBE_STEPS = 5
 MIN_STEPS = 4
-SAMPLE_TOKENS = 40
+SAMPLE_TOKENS = 24
 LOSSES = ("train_loss", "eval_loss", "heldout_loss")
 
 

@@ -24,6 +24,7 @@ os.environ |= {
 
 import ray
 from ray import tune as ray_tune
+from ray._private.worker import global_worker
 
 from data.tokens import TokenData
 from tune.progress import RowDisplay
@@ -34,8 +35,15 @@ OBJECT_STORE_BYTES = 128 * 2**20
 MAX_FAILURES = 2
 
 
+class ClusterDiedError(RuntimeError):
+    """A process of Ray's has died, without which trials would wait for ever."""
+
+
 class ProgressCallback(ray_tune.Callback):
-    """Passes rows on to the display. Tune pickles callbacks, and a display cannot be."""
+    """Passes rows on to the display, and raises ClusterDiedError where Ray has died.
+
+    Tune pickles callbacks, and a display cannot be.
+    """
 
     def __init__(self, progress: RowDisplay) -> None:
         self._progress: RowDisplay | None = progress
@@ -50,6 +58,13 @@ class ProgressCallback(ray_tune.Callback):
         if self._progress and "step" in result:  # a trial out of memory ends without a row
             self._progress.update(from_param_space(trial.config["trial"]), result)
 
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Look whether Ray is there, which Tune does not."""
+        node = global_worker.node
+        dead = node.dead_processes() if node else []
+        if dead:
+            raise ClusterDiedError(f"Ray's process {dead[0][0]} has died")
+
 
 def fit(
     tokens: TokenData,
@@ -58,7 +73,10 @@ def fit(
     tune_config: ray_tune.TuneConfig,
     param_space: dict[str, Any] | None = None,
 ) -> ray_tune.ResultGrid:
-    """Let Tune run trials on a cluster of this machine until all have ended or it is stopped."""
+    """Let Tune run trials on a cluster of this machine until all have ended or it is stopped.
+
+    Raises ClusterDiedError where a process of Ray's has died.
+    """
     # A failed trial's traceback is in its folder; its reason is shown.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     with local_cluster(resources) as storage:

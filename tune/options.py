@@ -1,5 +1,6 @@
 """What the commands share: their common options, and how bad input ends."""
 
+import sys
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -59,7 +60,13 @@ def run_folder(name: str | None, default: str, runs: Path) -> Path:
 @contextmanager
 def opened(experiment: "Experiment") -> Generator[None]:
     """The experiment's folder, held; only entering it can be the user's fault."""
+    from tune.cluster import ClusterDiedError
+
     with ExitStack() as stack:
         with bad_input():
             stack.enter_context(experiment.opened())
-        yield
+        try:
+            yield
+        except ClusterDiedError as error:
+            print(f"quarterhour: {error}; the same command goes on", file=sys.stderr)
+            raise typer.Exit(1) from error

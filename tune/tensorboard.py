@@ -5,6 +5,7 @@ import shlex
 import signal
 import sys
 import tempfile
+import time
 import webbrowser
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
@@ -50,7 +51,8 @@ def serve(
         sys.stdout.flush()
         if browser:
             webbrowser.open(url)
-        signal.pause()
+        while True:  # signal.pause() would miss a signal that comes just before it
+            time.sleep(1)
 
 
 @contextmanager

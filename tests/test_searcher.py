@@ -462,6 +462,21 @@ def test_ashas_rungs_are_the_same_after_a_restart(tmp_path: Path):
     assert rungs(again) == rungs(driver)
 
 
+def test_a_trial_killed_between_a_quarter_and_its_judgement_is_judged_at_the_next_start(
+    tmp_path: Path,
+):
+    search = tiny_search(tmp_path, scheduler="asha")
+    driver = Driver(search, trials=10).run(at_most=6)
+    for losses in ([90], [1]):
+        trial = driver.next()
+        assert trial
+        for row in planned_rows(trial.spec, losses):
+            append_row(trial.spec, row)
+        driver = Driver(search, trials=10)
+    assert statuses(search)[6:] == ["PRUNED", "RUNNING"]
+    assert states(driver)[6:] == expected_states(driver)[6:]
+
+
 def test_ashas_rungs_have_the_rows_of_adopted_trials(tmp_path: Path):
     one = tiny_search(tmp_path, "one")
     Driver(one, trials=8).run()

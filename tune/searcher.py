@@ -79,13 +79,20 @@ class LedgerAsha(ASHAScheduler):
         self.objective = objective
 
     def record(self, spec: TrialSpec) -> None:
-        """Take the rows that a trial has written into the rungs."""
+        """Take the rows that a trial has written into the rungs.
+
+        Killed between a row and its judgement, a trial is judged now.
+        """
         trial: Any = SimpleNamespace(trial_id=spec.label)
         super().on_trial_add(None, trial)  # pyright: ignore[reportArgumentType]
         budget = read_spec(spec.folder).config.budget  # with its steps measured
         for row in read_rows(spec.folder, having=self.objective):
-            quarters = budget.quarters_done(row["step"])
-            super().on_trial_result(None, trial, row | {"quarters": quarters})  # pyright: ignore[reportArgumentType]
+            result = row | {"quarters": budget.quarters_done(row["step"])}
+            decision = super().on_trial_result(None, trial, result)  # pyright: ignore[reportArgumentType]
+            if decision == TrialScheduler.STOP and not spec.result() and spec.origin == SAMPLER:
+                last = read_rows(spec.folder)[-1]
+                if last["step"] == row["step"] < budget.last_step:
+                    self._prune(spec, result)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Know a trial by its name, which outlives this start of the search."""
@@ -101,12 +108,15 @@ class LedgerAsha(ASHAScheduler):
         spec = from_param_space(trial.config["trial"])
         if decision == TrialScheduler.CONTINUE or spec.origin != SAMPLER:
             return TrialScheduler.CONTINUE
+        self._prune(spec, result)
+        return decision
+
+    def _prune(self, spec: TrialSpec, result: dict[str, Any]) -> None:
         reason = (
             f"{self.objective} {result[self.objective]:.4g} after {result['quarters']} quarters of"
             " the budget is in the worse half"
         )
         spec.write_result(Status.PRUNED, read_rows(spec.folder)[-1], reason=reason)
-        return decision
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Take in the last result of a trial."""
@@ -171,9 +181,12 @@ class StudySearcher(Searcher):
     def _take_up(self, spec: TrialSpec) -> None:
         """Tell Optuna of a trial from before; one that has not ended goes on."""
         self._specs.append(spec)
+        ended_before = spec.result() is not None
         if self._scheduler:
             self._scheduler.record(spec)
         result = spec.result()
+        if result and not ended_before:
+            record_ending(spec.folder, result.status)
         if result and result.crashed:
             spec.clear_result()
         elif result:

@@ -1,3 +1,4 @@
+import itertools
 import json
 import tempfile
 import time
@@ -13,7 +14,7 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import (
     EventAccumulator as PluginEventAccumulator,
 )
 from tensorboard.plugins.hparams import metadata
-from tiny import tiny_config, tiny_spec, tiny_tokens, train
+from tiny import exact_rows, tiny_config, tiny_spec, tiny_tokens, train
 
 from data.tokens import TokenData
 from tune.events import STATUS_NUMBERS, STATUS_TAG, TAGS, record_ending, tag_of
@@ -178,3 +179,21 @@ def test_a_sample_is_shown_with_its_prompt_and_as_it_is(tmp_path: Path):
     recorder.close()
     shown = events_in(spec.folder).Tensors("samples/text_summary")[0].tensor_proto.string_val[0]
     assert shown.decode() == "**Once** …\n\n     *upon*\n    \n    # <b>a</b>\n"
+
+
+def test_a_clock_that_goes_back_changes_no_row_and_no_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    tokens = tiny_tokens(tmp_path)
+    steady, spec = (tiny_spec(tmp_path, tokens, name) for name in ("steady", "back"))
+    train(steady, tokens)
+    hours = itertools.count()
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: 1.8e9 - 3_600 * next(hours))
+        train(spec, tokens, rows=4)
+        train(spec, tokens)
+        record_ending(spec.folder, Status.COMPLETE)
+    assert next(hours) > 4
+    assert exact_rows(spec.folder) == exact_rows(steady.folder)
+    for tag in ("loss/train", "loss/heldout"):
+        assert points(events_in(spec.folder), tag) == points(events_in(steady.folder), tag)

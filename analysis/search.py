@@ -155,12 +155,12 @@ def _difference(own: Any, against: Any, tests: int, minimize: bool) -> dict[str,
 def seed_table(results: SearchResults) -> Table:
     """`seed_comparison` to read."""
     table = Table("trial", "fresh seeds", f"mean {results.objective}", box=None)
-    table.add_column("minus the best of the six, 95 % interval", justify="right")
-    table.add_column("")
+    table.add_column("minus best of the six", justify="right")
+    table.add_column("at 95 %")
     for row in seed_comparison(results).to_dict("records"):
-        difference, verdict = "", "the best of the six"
+        difference, verdict = "", "best of the six"
         if not pd.isna(row["difference"]):
-            difference = f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
+            difference = f"{row['difference']:+.4f} ± {(row['high'] - row['low']) / 2:.4f}"
             verdict = row["verdict"]
         table.add_row(row["trial"], str(row["n"]), f"{row['mean']:.4f}", difference, verdict)
     return table

@@ -224,6 +224,7 @@ def dashboard(
             study = LedgerStudy(planned)
             for spec in planned.trials():
                 study.take_up(spec)
+            study.write()
         Console().print(f"http://127.0.0.1:{port}/ shows {folder}; Ctrl-C ends it")
         try:
             run_server(open_storage(folder), host="127.0.0.1", port=port)

@@ -159,6 +159,7 @@ class StudySearcher(Searcher):
         self.stopped_because: str | None = None
         for spec in search.trials():
             self._take_up(spec)
+        self._study.write()
         self._keep_best([n for n, spec in enumerate(self._specs) if spec.result()])
         self._keys = {spec.key for spec in self._specs}
         self._first_points = deque(p for p in first_points if self._key(p[1]) not in self._keys)

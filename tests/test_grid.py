@@ -84,10 +84,10 @@ def test_a_grid_prints_the_tables_and_the_second_start_trains_nothing(tmp_path: 
 @pytest.mark.slow
 def test_a_stopped_grid_goes_on_and_leaves_no_process_behind(tmp_path: Path):
     write_corpus(tmp_path / "tiny.jsonl")
-    command = ["grid", "--max-steps", "16", "--corpus", "tiny.jsonl"]
+    command = ["grid", "--max-steps", "24", "--corpus", "tiny.jsonl"]
     first = quarterhour(tmp_path, *command)
-    trial = tmp_path / "runs/grid-budget.max_steps=16/baseline/seed0"
-    while len(read_rows(trial)) < 3:
+    trial = tmp_path / "runs/grid-budget.max_steps=24/baseline/seed0"
+    while not read_rows(trial):
         assert first.poll() is None, first.communicate()
         time.sleep(0.05)
     first.send_signal(signal.SIGTERM)

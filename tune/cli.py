@@ -161,7 +161,7 @@ def _experiment(
     name: str | None,
     runs: Path,
     cpus_per_trial: float | None,
-    gpus_per_trial: float | None,
+    gpus_per_trial: str | None,
     **asked: Any,
 ) -> "Experiment":
     """Resolve the user's options; the run folder is named after what is not the default."""

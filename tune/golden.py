@@ -38,9 +38,10 @@ def build_trainer(config: dict[str, Any], device: torch.device) -> tuple[Trainer
 
 def draw_weights(model: Decoder, rng: np.random.Generator) -> None:
     """Weights in the order of REFERENCE.md: embedding, then each layer's four matrices."""
-    matrices = [model.embedding.weight]
+    matrices: list[torch.Tensor] = [model.embedding.weight]
     for layer in model.layers:
-        matrices += [m.weight for m in (layer.qkv, layer.attention_out, layer.up, layer.down)]
+        names = ("qkv", "attention_out", "up", "down")
+        matrices += [layer.get_parameter(f"{name}.weight") for name in names]
     for matrix in matrices:
         drawn = (rng.standard_normal(tuple(matrix.shape)) * 0.02).astype(np.float32)
         matrix.data.copy_(torch.from_numpy(drawn))

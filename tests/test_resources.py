@@ -105,3 +105,24 @@ def test_processes_that_left_or_died_do_not_share_the_device(tmp_path: Path):
     shared.leave()
     assert shared.trials() == 0
     assert os.getpid() != other.pid
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux's /proc")
+def test_the_peak_of_a_trial_is_not_that_of_the_one_before_it_in_the_process():
+    script = """
+import torch
+from tune.resources import keep_freed_memory, peak_memory_bytes, reset_peak_memory
+keep_freed_memory()
+cpu = torch.device("cpu")
+reset_peak_memory(cpu)
+before = peak_memory_bytes(cpu)
+torch.ones(200, 2**20)
+large = peak_memory_bytes(cpu) - before
+reset_peak_memory(cpu)
+torch.ones(20, 2**20)
+print(large // 2**20, (peak_memory_bytes(cpu) - before) // 2**20)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    large, small = map(int, done.stdout.split())
+    assert 800 <= large < 830
+    assert 80 <= small < 110

@@ -236,7 +236,7 @@ def _headline(experiment: "Experiment", n_todo: int) -> str:
     return (
         f"{experiment.folder}: {n_trials} trials{ended}, profile {experiment.profile.name},"
         f" protocol {experiment.protocol}, {precision} on {resources.device},"
-        f" {resources.concurrency} at once\n"
+        f" up to {resources.concurrency} at once\n"
         f"data {data.corpus}: {manifest.train_documents} documents, {manifest.train_tokens:,}"
         f" tokens, {manifest.heldout_documents} held out; tokenizer {data.tokenizer},"
         f" {manifest.vocab_size:,} entries; fingerprint {manifest.fingerprint}"

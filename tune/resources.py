@@ -161,17 +161,26 @@ def keep_freed_memory() -> None:
 
     Fresh pages for the large temporaries of a step cost a tenth of its time on a CPU.
     """
-    if platform.libc_ver()[0] == "glibc":
+    if _has_glibc():
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, -1)
 
 
+def _has_glibc() -> bool:
+    return platform.libc_ver()[0] == "glibc"
+
+
 def reset_peak_memory(device: torch.device) -> None:
-    """Start a new measurement of `peak_memory_bytes`, where the system allows it."""
+    """Start a new measurement of `peak_memory_bytes`, where the system allows it.
+
+    What an earlier trial of this process has freed goes back first, or it would be counted.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif os.access("/proc/self/clear_refs", os.W_OK):
+        if _has_glibc():
+            ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
 
 

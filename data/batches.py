@@ -56,14 +56,18 @@ class Batches:
         self._order = self._training
 
     def batch_at(self, step: int) -> np.ndarray:
-        """The batch [B, T + 1] of 0-based `step`: shuffled windows without replacement.
+        """The batch [B, T + 1] of 0-based `step`: the windows at `starts_at(step)`."""
+        return self._windows(self.starts_at(step))
+
+    def starts_at(self, step: int) -> np.ndarray:
+        """Where the windows of 0-based `step` begin: [B], shuffled windows without replacement.
 
         When all windows have been drawn, a fresh shuffle follows; a batch may hold the end of one
         and the start of the next.
         """
         first = step * self.config.batch_size
         places = range(first, first + self.config.batch_size)
-        return self._windows(np.array([self._window_at(place) for place in places]))
+        return np.array([self._window_at(place) for place in places])
 
     def _window_at(self, place: int) -> int:
         epoch, index = divmod(place, len(self._training))

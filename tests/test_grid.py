@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 from tiny import exact_rows, tiny_spec, tiny_tokens, train, write_corpus
 
+import tune.resources
 from analysis.runs import load_run
 from data.tokens import TokenData
 from search_spaces.reference import SIX
@@ -138,13 +139,30 @@ def test_failed_trials_have_a_reason_and_stop_no_other(tokens: TokenData, tmp_pa
 
 @pytest.mark.slow
 def test_four_trials_share_a_logical_gpu_by_quarters(tokens: TokenData, tmp_path: Path):
-    specs = [tiny_spec(tmp_path, tokens, seed=seed, budget__steps=80) for seed in range(5)]
+    specs = [tiny_spec(tmp_path, tokens, seed=seed, budget__steps=200) for seed in range(5)]
     assert QUARTERS_OF_A_GPU.concurrency == 4
     run(specs, tokens, QUARTERS_OF_A_GPU)
-    for spec in specs:
-        rows = read_rows(spec.folder)
-        assert rows[-1]["step"] == 80
-        assert {row["trials_on_device"] for row in rows} == {4}
+    sharing = [row["trials_on_device"] for spec in specs for row in read_rows(spec.folder)]
+    assert {read_rows(spec.folder)[-1]["step"] for spec in specs} == {200}
+    assert 1 < max(sharing) <= 4
+
+
+@pytest.mark.slow
+def test_trials_are_packed_by_their_own_needs(
+    tokens: TokenData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    needed = {0: 1.7e9, 1: 0.3e9, 2: 0.3e9, 3: 2.1e9}  # of 2 GB
+    monkeypatch.setattr(tune.resources, "device_memory_bytes", lambda _: 2_000_000_000)
+    monkeypatch.setattr(tune.resources, "peak_bytes", lambda config, _: needed[config.seed])
+    specs = [tiny_spec(tmp_path, tokens, seed=seed) for seed in needed]
+    packed = replace(QUARTERS_OF_A_GPU, gpus_per_trial=0.05, cpus_per_trial=0.1, by_memory=True)
+    run(specs, tokens, packed)
+    large, *small, too_large = specs
+    assert {row["trials_on_device"] for row in read_rows(large.folder)} == {1}
+    assert [spec.result().status for spec in (large, *small)] == [Status.COMPLETE] * 3  # pyright: ignore
+    assert too_large.result().status is Status.INFEASIBLE  # pyright: ignore
+    assert too_large.result().reason == "needs 2.1 GB, and a trial has 2.0 GB"  # pyright: ignore
+    assert not read_rows(too_large.folder)
 
 
 @pytest.mark.parametrize(

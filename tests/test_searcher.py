@@ -23,6 +23,7 @@ from searches import (
     tiny_search,
 )
 
+import tune.resources
 import tune.searcher
 from search_spaces.profiles import QUICK
 from search_spaces.reference import SIX
@@ -157,7 +158,6 @@ def test_no_more_trials_run_than_there_are_places(tmp_path: Path):
     third = driver.next()
     assert third
     assert third.spec.name == "0002"
-    assert third.ray.config["trials_on_device"] == 2
 
 
 def test_a_queued_point_is_next_after_the_six_and_leaves_the_queue(tmp_path: Path):
@@ -371,10 +371,8 @@ def test_a_disk_that_is_nearly_full_begins_no_trial(
 @pytest.fixture
 def _little_memory(monkeypatch: pytest.MonkeyPatch):
     """A trial may be as wide as the baseline."""
-    monkeypatch.setattr(tune.searcher, "memory_per_trial_bytes", lambda _: 96e9)
-    monkeypatch.setattr(
-        tune.searcher, "least_memory_bytes", lambda config: config.model.d_model * 1e9
-    )
+    monkeypatch.setattr(tune.resources, "device_memory_bytes", lambda _: 96e9)
+    monkeypatch.setattr(tune.resources, "peak_bytes", lambda config, _: config.model.d_model * 1e9)
 
 
 @pytest.mark.usefixtures("_little_memory")
@@ -605,7 +603,7 @@ def test_a_point_that_asha_stopped_is_not_trained_again(tmp_path: Path):
 def test_a_search_of_which_nothing_fits_in_memory_ends_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(tune.searcher, "memory_per_trial_bytes", lambda _: 1.0)
+    monkeypatch.setattr(tune.resources, "device_memory_bytes", lambda _: 1e6)
     search = tiny_search(tmp_path)
     driver = Driver(search)
     assert driver.next() is None

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny import exact_rows, tiny_config, tiny_spec, tiny_tokens, train, write_spec
@@ -205,6 +206,14 @@ def test_bf16_trains_to_nearly_the_same_loss(tokens: TokenData, finished: Path, 
         assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=2e-2)
 
 
+def test_batches_gathered_on_the_device_are_those_of_their_steps(tokens: TokenData, tmp_path: Path):
+    trial = Trial(tiny_spec(tmp_path, tokens), tokens, torch.device("cpu"), trials_on_device=1)
+    steps = range(3, 9)
+    for step, batch in zip(steps, trial._train_batches(steps), strict=True):
+        assert batch.dtype == torch.int64
+        assert np.array_equal(batch.numpy(), trial.batches.batch_at(step))
+
+
 class ReadsForbidden(TorchDispatchMode):
     """Fails where a value is read from a tensor, which on a GPU would wait for it."""
 
@@ -216,7 +225,7 @@ class ReadsForbidden(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_step_reads_nothing_from_the_device(precision: str):
     trainer = Trainer(tiny_config(precision=precision), torch.device("cpu"))
     batch = torch.randint(8_192, (4, 17))

@@ -149,6 +149,24 @@ def tensorboard(
         serve(folders or [], runs, port=port, browser=not no_browser, bind_all=bind_all)
 
 
+@app.command()
+def doctor(runs: Runs = Path("runs")) -> None:
+    """Test this machine in about a minute; exit code 1 if it fails in numbers, speed or memory."""
+    from tune.doctor import run_checks
+
+    console = Console()
+    failed = 0
+    for check in run_checks(runs):
+        verdict = {None: "", True: "ok", False: "FAILED"}[check.passed]
+        failed += check.passed is False
+        line = f"{verdict:<6}  {check.name:<40}  {check.found}"
+        limit = f" ({check.limit})" if check.limit else ""
+        console.print(line + limit, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{failed} failed" if failed else "all is well")
+    if failed:
+        raise typer.Exit(1)
+
+
 def _settings(max_steps: int | None, precision: str | None) -> dict[str, Any]:
     settings = {"budget.max_steps": max_steps, "precision": precision}
     return {path: value for path, value in settings.items() if value is not None}
@@ -161,7 +179,7 @@ def _experiment(
     name: str | None,
     runs: Path,
     cpus_per_trial: float | None,
-    gpus_per_trial: float | None,
+    gpus_per_trial: str | None,
     **asked: Any,
 ) -> "Experiment":
     """Resolve the user's options; the run folder is named after what is not the default."""
@@ -218,7 +236,7 @@ def _headline(experiment: "Experiment", n_todo: int) -> str:
     return (
         f"{experiment.folder}: {n_trials} trials{ended}, profile {experiment.profile.name},"
         f" protocol {experiment.protocol}, {precision} on {resources.device},"
-        f" {resources.concurrency} at once\n"
+        f" up to {resources.concurrency} at once\n"
         f"data {data.corpus}: {manifest.train_documents} documents, {manifest.train_tokens:,}"
         f" tokens, {manifest.heldout_documents} held out; tokenizer {data.tokenizer},"
         f" {manifest.vocab_size:,} entries; fingerprint {manifest.fingerprint}"

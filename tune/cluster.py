@@ -25,10 +25,12 @@ os.environ |= {
 import ray
 from ray import tune as ray_tune
 from ray._private.worker import global_worker
+from ray.tune.execution.placement_groups import resource_dict_to_pg_factory
 
 from data.tokens import TokenData
+from tune.ledger import Status, TrialSpec
 from tune.progress import RowDisplay
-from tune.resources import Resources
+from tune.resources import Resources, TooLargeError, device_memory_bytes
 from tune.trainable import TrialTrainable, from_param_space
 
 OBJECT_STORE_BYTES = 128 * 2**20
@@ -82,9 +84,12 @@ def fit(
     with local_cluster(resources) as storage:
         trainable = ray_tune.with_resources(
             ray_tune.with_parameters(
-                TrialTrainable, tokens_folder=str(tokens.folder.absolute()), resources=resources
+                TrialTrainable,
+                tokens_folder=str(tokens.folder.absolute()),
+                resources=resources,
+                devices_folder=f"{storage}/devices",
             ),
-            {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial},
+            lambda config: _placement(resources, config),
         )
         tuner = ray_tune.Tuner(
             trainable,
@@ -102,6 +107,23 @@ def fit(
         return tuner.fit()
 
 
+def is_too_large(spec: TrialSpec, resources: Resources) -> bool:
+    """Whether a trial cannot fit in memory; its folder then has the result that says so."""
+    try:
+        resources.for_trial(spec.config)
+    except TooLargeError as error:
+        spec.write_config()
+        spec.write_result(Status.INFEASIBLE, {}, reason=str(error))
+        return True
+    return False
+
+
+def _placement(resources: Resources, config: dict[str, Any]) -> ray_tune.PlacementGroupFactory:
+    """What a trial of Tune asks of the cluster, by its own needs."""
+    asked = resources.for_trial(from_param_space(config["trial"]).config)
+    return resource_dict_to_pg_factory(asked)
+
+
 @contextmanager
 def local_cluster(resources: Resources) -> Generator[str]:
     """A cluster of this machine alone, gone at the end with its files; gives Tune's folder."""
@@ -112,6 +134,7 @@ def local_cluster(resources: Resources) -> Generator[str]:
                 address="local",
                 num_cpus=int(resources.cpus),
                 num_gpus=int(resources.gpus),
+                _memory=device_memory_bytes("cpu"),
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,

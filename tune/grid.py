@@ -3,7 +3,7 @@
 from ray import tune as ray_tune
 
 from data.tokens import TokenData
-from tune.cluster import fit
+from tune.cluster import fit, is_too_large
 from tune.events import record_ending
 from tune.ledger import Status, TrialSpec
 from tune.progress import TrialsProgress
@@ -17,17 +17,17 @@ def run_trials(
     """Run trials to their results. Those stopped by Ctrl-C or SIGTERM have none, and can go on.
 
     A trial that raises or whose process dies is tried again from its checkpoint, a few times; then
-    its result is FAILED with the reason.
+    its result is FAILED with the reason. One that cannot fit in memory is INFEASIBLE, and not run.
     """
+    todo = [spec for spec in todo if not is_too_large(spec, resources)]
+    if not todo:
+        return
     results = fit(
         tokens,
         resources,
         progress,
         ray_tune.TuneConfig(reuse_actors=True),
-        param_space={
-            "trial": ray_tune.grid_search([to_param_space(spec) for spec in todo]),
-            "trials_on_device": min(resources.concurrency, len(todo)),
-        },
+        param_space={"trial": ray_tune.grid_search([to_param_space(spec) for spec in todo])},
     )
     for result in results:
         if result.error and result.config:

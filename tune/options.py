@@ -31,7 +31,10 @@ CpusPerTrial = Annotated[
     float | None, typer.Option(help="CPU cores of a trial. Default: 1, or a share beside a GPU.")
 ]
 GpusPerTrial = Annotated[
-    float | None, typer.Option(help="GPUs of a trial, e.g. 0.25. Default: 1 if there is one.")
+    str | None,
+    typer.Option(
+        help="GPUs of a trial, e.g. 0.25; auto: what its memory needs. Default: 1 if there is one."
+    ),
 ]
 Name = Annotated[str | None, typer.Option(help="Name of the run folder.")]
 Runs = Annotated[Path, typer.Option(help="Folder of all run folders.")]

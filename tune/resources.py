@@ -1,6 +1,7 @@
 """What the machine offers: device, precision, memory, and how many trials share it."""
 
 import ctypes
+import math
 import os
 import platform
 from dataclasses import dataclass
@@ -10,19 +11,26 @@ from typing import Any
 import torch
 
 from search_spaces.point import Precision, TrialConfig
+from tune.memory import ACCURACY, CUDA_CONTEXT_BYTES, peak_bytes
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+# Of a GPU under "auto": shares are its multiples, so that trials can follow in one process.
+SMALLEST_SHARE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What one trial gets, and how many run at once. Threads are whole, CPUs may be a fraction."""
+    """What one trial gets, and how many run at once. Threads are whole, CPUs may be a fraction.
+
+    With `by_memory` each trial gets as much of a GPU as it needs, at least `gpus_per_trial`.
+    """
 
     device: str
     cpus: float
     gpus: float
     cpus_per_trial: float
     gpus_per_trial: float
+    by_memory: bool = False
 
     @property
     def threads(self) -> int:
@@ -31,7 +39,7 @@ class Resources:
 
     @property
     def concurrency(self) -> int:
-        """Trials that fit on the machine at once."""
+        """The most trials that can be on the machine at once."""
         places = int(self.cpus / self.cpus_per_trial + 1e-9)
         if self.gpus_per_trial > 1:
             return min(places, int(self.gpus / self.gpus_per_trial))
@@ -39,55 +47,94 @@ class Resources:
             return min(places, int(self.gpus) * int(1 / self.gpus_per_trial + 1e-9))
         return places
 
+    def for_trial(self, config: TrialConfig) -> dict[str, float]:
+        """What a trial asks of Ray: CPUs, a share of a GPU, bytes of the machine's memory.
 
-def plan_resources(cpus_per_trial: float | None, gpus_per_trial: float | None) -> Resources:
+        A trial without a GPU takes its place's part of the memory, and that of more places where it
+        needs more. Raises TooLargeError where its predicted memory is more than it can get.
+        """
+        needed, there = needed_bytes(config, self.device), device_memory_bytes(self.device)
+        asked = {"cpu": self.cpus_per_trial, "gpu": self.gpus_per_trial}
+        if not self.gpus_per_trial:
+            place = int(there / self.concurrency)
+            places = math.ceil(_within(needed, there) / place)
+            return asked | {"memory": min(places, self.concurrency) * place}
+        if not self.by_memory:
+            _within(needed, there * min(1.0, self.gpus_per_trial))
+            return asked
+        share = min(1.0, _within(needed, there) * ACCURACY / there)
+        smallest = math.ceil(share / self.gpus_per_trial - 1e-9)
+        return asked | {"gpu": round(smallest * self.gpus_per_trial, 4)}
+
+
+class TooLargeError(ValueError):
+    """A trial needs more memory than it can get."""
+
+
+def _within(needed: float, there: float) -> float:
+    if needed > there:
+        raise TooLargeError(f"needs {needed / 1e9:.1f} GB, and a trial has {there / 1e9:.1f} GB")
+    return needed
+
+
+def plan_resources(cpus_per_trial: float | None, gpus_per_trial: float | str | None) -> Resources:
     """Resources of a trial on this machine: what is asked for, else a GPU each, else one core each.
 
-    Raises ValueError where the machine has not what is asked for.
+    GPUs may be "auto". Raises ValueError where the machine has not what is asked for.
     """
     cpus, gpus = float(os.cpu_count() or 1), float(torch.cuda.device_count())
-    if gpus_per_trial is None:
-        gpus_per_trial = min(1.0, gpus)
-    if gpus_per_trial < 0 or gpus_per_trial > gpus:
-        raise ValueError(
-            f"--gpus-per-trial is {gpus_per_trial:g}: this machine has {gpus:g} GPUs that torch can"
-            " use; ask for at most that, or 0 to train on the CPU"
-        )
+    by_memory = gpus_per_trial == "auto"
+    share = _asked_gpus(gpus_per_trial, gpus)
     if cpus_per_trial is None:
-        cpus_per_trial = min(1.0, cpus * gpus_per_trial / gpus) if gpus_per_trial else 1.0
+        cpus_per_trial = min(1.0, cpus * share / gpus) if share else 1.0
     if not 0 < cpus_per_trial <= cpus:
         raise ValueError(
             f"--cpus-per-trial is {cpus_per_trial:g}: it must be above 0 and at most this"
             f" machine's {cpus:g} cores"
         )
     return Resources(
-        device="cuda" if gpus_per_trial else "cpu",
+        device="cuda" if share else "cpu",
         cpus=cpus,
         gpus=gpus,
         cpus_per_trial=cpus_per_trial,
-        gpus_per_trial=gpus_per_trial,
+        gpus_per_trial=share,
+        by_memory=by_memory,
     )
 
 
-def memory_per_trial_bytes(resources: Resources) -> float:
-    """What one of the trials that run at once may take: of its GPU, or of the machine."""
-    if resources.device == "cuda":
-        total = torch.cuda.get_device_properties().total_memory
-        return total / max(1, int(1 / resources.gpus_per_trial + 1e-9))
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / resources.concurrency
+def _asked_gpus(asked: float | str | None, gpus: float) -> float:
+    """GPUs of a trial, of the smallest one for "auto"."""
+    if asked is None:
+        return min(1.0, gpus)
+    try:
+        share = SMALLEST_SHARE if asked == "auto" else float(asked)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= gpus:
+        raise ValueError(
+            f"--gpus-per-trial is {asked if isinstance(asked, str) else format(asked, 'g')}: this"
+            f" machine has {gpus:g} GPUs that torch can use; ask for a number up to that, for auto"
+            " on a GPU, or for 0 to train on the CPU"
+        )
+    return share
 
 
-def least_memory_bytes(config: TrialConfig) -> int:
-    """A lower bound of a trial's peak memory: what is more than there is cannot be trained.
+def device_memory_bytes(device: str) -> int:
+    """Memory of a GPU, or of the machine."""
+    if device == "cuda":
+        return torch.cuda.get_device_properties().total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
-    Weights, gradients and AdamW's two moments in fp32; and what each layer keeps of each token for
-    its backward: two norms, queries, keys, values, attention (6 d_model) and the feed-forward
-    before and after its activation (2 d_ff).
-    """
-    model, data = config.model, config.data
-    per_token = model.n_layers * (6 * model.d_model + 2 * model.d_ff)
-    bytes_each = 4 if config.precision == "fp32" else 2
-    return 16 * model.parameters + data.batch_size * data.seq_len * per_token * bytes_each
+
+def needed_bytes(config: TrialConfig, device: str) -> int:
+    """Predicted memory of a trial, with what its process takes on a GPU besides."""
+    return peak_bytes(config, device) + (CUDA_CONTEXT_BYTES if device == "cuda" else 0)
+
+
+def cap_gpu_memory(share: float) -> None:
+    """Keep this process's allocator within its share of the GPU, less what CUDA itself takes."""
+    context = CUDA_CONTEXT_BYTES / device_memory_bytes("cuda")
+    torch.cuda.set_per_process_memory_fraction(min(1.0, share) - context)
 
 
 def best_precision(device: str) -> Precision:
@@ -101,11 +148,11 @@ def best_precision(device: str) -> Precision:
 def describe_hardware(device: str) -> dict[str, Any]:
     """The machine as a result has to name it. Memory in bytes."""
     cpu = torch.cpu.get_capabilities().get("cpu_name") or platform.machine()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = device_memory_bytes("cpu")
     described = {"device": device, "name": cpu, "cores": os.cpu_count(), "memory_bytes": memory}
     if device == "cuda":
         described["name"] = torch.cuda.get_device_name()
-        described["gpu_memory_bytes"] = torch.cuda.get_device_properties().total_memory
+        described["gpu_memory_bytes"] = device_memory_bytes("cuda")
     return described
 
 
@@ -114,17 +161,26 @@ def keep_freed_memory() -> None:
 
     Fresh pages for the large temporaries of a step cost a tenth of its time on a CPU.
     """
-    if platform.libc_ver()[0] == "glibc":
+    if _has_glibc():
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, -1)
 
 
+def _has_glibc() -> bool:
+    return platform.libc_ver()[0] == "glibc"
+
+
 def reset_peak_memory(device: torch.device) -> None:
-    """Start a new measurement of `peak_memory_bytes`, where the system allows it."""
+    """Start a new measurement of `peak_memory_bytes`, where the system allows it.
+
+    What an earlier trial of this process has freed goes back first, or it would be counted.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif os.access("/proc/self/clear_refs", os.W_OK):
+        if _has_glibc():
+            ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
 
 

@@ -125,7 +125,7 @@ def _headline(experiment: "Experiment", search: "Search") -> str:
     return (
         f"{search.folder}: {objectives}; each trial {search.budget}, seed {search.seed}, scheduler"
         f" {search.scheduler}, {search.baseline.precision} on {resources.device},"
-        f" {resources.concurrency} at once\n"
+        f" up to {resources.concurrency} at once\n"
         f"data {experiment.profile.data.corpus}: {manifest.train_tokens:,} tokens, fingerprint"
         f" {manifest.fingerprint}"
     )

@@ -15,7 +15,7 @@ from ray.tune.search import Searcher
 
 from search_spaces.budget import BudgetTooSmallError
 from search_spaces.point import TrialConfig
-from tune.cluster import fit
+from tune.cluster import fit, is_too_large
 from tune.events import record_ending
 from tune.experiment import BYTES_PER_PARAMETER, Experiment
 from tune.ledger import (
@@ -31,7 +31,7 @@ from tune.ledger import (
 from tune.objectives import DIRECTIONS, objective_values
 from tune.progress import SearchProgress
 from tune.queue import waiting_points
-from tune.resources import Resources, least_memory_bytes, memory_per_trial_bytes
+from tune.resources import Resources
 from tune.search import FirstPoint, Search, SearchClock
 from tune.study import LedgerStudy
 from tune.trainable import from_param_space, to_param_space
@@ -190,7 +190,9 @@ class StudySearcher(Searcher):
             record_ending(spec.folder, result.status)
         if result and result.crashed:
             spec.clear_result()
-        elif result:
+        if not spec.result():
+            is_too_large(spec, self._resources)  # this machine may have less memory than the last
+        if result := spec.result():
             self._remember(spec, result)
         running = self._study.take_up(spec)
         if running:
@@ -200,15 +202,14 @@ class StudySearcher(Searcher):
         self, trial_id: str
     ) -> dict[str, Any] | str | None:
         """The next trial as Tune's configuration; None while all places are taken."""
-        places = self._resources.concurrency
-        if len(self._running) >= places:
+        if len(self._running) >= self._resources.concurrency:
             return None
         begun = self._interrupted.popleft() if self._interrupted else self._begin()
         self._clock.save()
         if not begun:
             return Searcher.FINISHED
         self._running[trial_id] = begun
-        return {"trial": to_param_space(begun[0]), "trials_on_device": places}
+        return {"trial": to_param_space(begun[0])}
 
     def _begin(self) -> tuple[TrialSpec, optuna.Trial] | None:
         """A new trial that has to be trained; None where the search ends."""
@@ -283,13 +284,7 @@ class StudySearcher(Searcher):
         if source:
             adopt(spec, source)
             return True
-        needed = least_memory_bytes(spec.config)
-        there = memory_per_trial_bytes(self._resources)
-        if needed <= there:
-            return False
-        reason = f"needs at least {needed / 1e9:.1f} GB, and a trial has {there / 1e9:.1f} GB"
-        spec.write_result(Status.INFEASIBLE, {}, reason=reason)
-        return True
+        return is_too_large(spec, self._resources)
 
     def on_trial_result(self, trial_id: str, result: Row) -> None:
         """Nothing: a trial's rows are told from its folder when it has ended."""

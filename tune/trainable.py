@@ -12,7 +12,8 @@ from data.files import write_text
 from data.tokens import TokenData
 from search_spaces.point import TrialConfig
 from tune.ledger import ERROR, Status, TrialSpec, read_rows
-from tune.resources import Resources, keep_freed_memory
+from tune.resources import Resources, cap_gpu_memory, keep_freed_memory
+from tune.sharing import SharedDevice
 from tune.trial import Trial
 
 
@@ -42,16 +43,23 @@ class TrialTrainable(ray_tune.Trainable):
     """Keeps its state in the trial's own folder, so it never saves a checkpoint through Ray."""
 
     def setup(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, config: dict[str, Any], tokens_folder: str, resources: Resources
+        self,
+        config: dict[str, Any],
+        tokens_folder: str,
+        resources: Resources,
+        devices_folder: str,
     ) -> None:
         """Take up the trial `config["trial"]`; it begins with its first step."""
         torch.set_num_threads(resources.threads)
         keep_freed_memory()
         self._spec = from_param_space(config["trial"])
+        if resources.device == "cuda":
+            cap_gpu_memory(resources.for_trial(self._spec.config)["gpu"])
         self._spec.clear_error()
         self._tokens = TokenData(Path(tokens_folder))
         self._device = torch.device(resources.device)
-        self._trials_on_device = config["trials_on_device"]
+        self._shared = SharedDevice(Path(devices_folder))
+        self._shared.enter()
         self._trial: Trial | None = None
 
     def step(self) -> dict[str, Any]:
@@ -62,6 +70,7 @@ class TrialTrainable(ray_tune.Trainable):
             rows = read_rows(self._spec.folder)
             reason = f"out of memory: {str(error).splitlines()[0]}"
             self._spec.write_result(Status.INFEASIBLE, rows[-1] if rows else {}, reason=reason)
+            self._shared.leave()
             return {"done": True}
         except Exception:
             self._spec.folder.mkdir(parents=True, exist_ok=True)
@@ -71,19 +80,22 @@ class TrialTrainable(ray_tune.Trainable):
     def _train_window(self) -> dict[str, Any]:
         """The next row, with what Tune and the display have to know besides."""
         if not self._trial:
-            self._trial = Trial(
-                self._spec, self._tokens, self._device, trials_on_device=self._trials_on_device
-            )
+            self._trial = Trial(self._spec, self._tokens, self._device, trials_on_device=1)
             self._rows = self._trial.rows()
+        self._trial.trials_on_device = self._shared.trials()
         row = next(self._rows)
+        done = self._spec.result() is not None
+        if done:  # Tune keeps the process for the next trial
+            self._shared.leave()
         return row | {
-            "done": self._spec.result() is not None,
+            "done": done,
             "quarters": self._trial.config.budget.quarters_done(row["step"]),
             "warning": self._trial.warning,
         }
 
     def cleanup(self) -> None:
         """Close the trial's files; one that has not ended saves its state."""
+        self._shared.leave()
         if self._trial:
             self._rows.close()
 

@@ -4,7 +4,7 @@ import math
 import statistics
 import time
 import zipfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,6 +57,7 @@ class Trial:
         self.spec = self._with_measured_steps(spec)
         self.config = self.spec.config
         self.trainer = Trainer(self.config, device)
+        self._train_tokens = torch.from_numpy(tokens.train.astype(np.int32)).to(device)
         self.seconds = 0.0
         self.warning: str | None = None
         reset_peak_memory(device)
@@ -129,9 +130,11 @@ class Trial:
         losses: list[Tensor] = []
         norms: list[Tensor] = []
         train_batch: Row = {}
-        for step in range(self.trainer.step, end):
+        steps = range(self.trainer.step, end)
+        batches = self._train_batches(steps)
+        for step in steps:
             begin = stopwatch.mark()
-            batch_BT = self._on_device(self.batches.batch_at(step))
+            batch_BT = next(batches)
             measures = evaluates and step == end - 1
             if measures:
                 train_batch = self._measure_train_batch(batch_BT)
@@ -144,6 +147,13 @@ class Trial:
         if evaluates:
             return row | self._evaluate(train_batch)
         return row | self._heldout_metrics() if end in self.config.budget.quarter_ends() else row
+
+    def _train_batches(self, steps: Sequence[int]) -> Iterator[Tensor]:
+        """Training batches [B, T + 1], gathered on the device from where all of them begin."""
+        starts = np.stack([self.batches.starts_at(step) for step in steps])
+        offsets_T = torch.arange(self.config.data.seq_len + 1, device=self.device)
+        for starts_B in torch.from_numpy(starts).to(self.device):
+            yield self._train_tokens[starts_B.unsqueeze(1) + offsets_T].long()
 
     def _window_row(self, seconds: list[float], losses: Tensor, norms: Tensor) -> Row:
         """The measures that every row has; reading the losses is the window's only wait."""

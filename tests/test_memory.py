@@ -1,0 +1,95 @@
+"""Predicted memory against what a step really holds, counted tensor by tensor."""
+
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from search_spaces.point import TrialConfig
+from search_spaces.profiles import PAPER, QUICK
+from tune.memory import live_bytes, peak_bytes
+from tune.trainer import Trainer
+
+CPU = torch.device("cpu")
+
+
+class CountsLiveBytes(TorchDispatchMode):
+    """Bytes of all tensors made under it that are alive, and their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._alive: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        results = func(*args, **(kwargs or {}))
+        for result in pytree.tree_leaves(results):
+            if isinstance(result, Tensor):
+                self._count(result.untyped_storage())
+        return results
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        if storage._cdata not in self._alive:
+            self._alive[storage._cdata] = storage.nbytes()
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._forget, storage._cdata)
+
+    def _forget(self, key: int) -> None:
+        self.now -= self._alive.pop(key)
+
+
+def held_by_a_step(config: TrialConfig) -> int:
+    """Peak of the second step: the first makes the optimizer's moments at its end."""
+    with CountsLiveBytes() as counted:
+        trainer = Trainer(config, CPU)
+        shape = (config.data.batch_size, config.data.seq_len + 1)
+        batch = torch.randint(config.model.vocab_size, shape)
+        for _ in range(2):
+            trainer.train_step(batch)
+        in_training, counted.peak = counted.peak, 0
+        trainer.loss(batch)
+        trainer.metrics(batch)
+    assert counted.peak <= in_training
+    return in_training
+
+
+SHAPES: list[dict[str, Any]] = [
+    {},
+    {"model.positions": "rope"},
+    {"model.dropout": 0.1},
+    {"data.batch_size": 32, "data.seq_len": 64},
+    {"model.d_model": 192, "model.d_ff": 768, "model.n_layers": 6},
+    {"model.vocab_size": 20_000, "data.batch_size": 2, "data.seq_len": 32},
+]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("values", SHAPES, ids=str)
+def test_what_a_step_holds_is_what_the_formula_says(values: dict[str, Any], precision: str):
+    config = QUICK.baseline.with_values({**values, "precision": precision})
+    predicted = sum(live_bytes(config, "cpu").values())
+    assert predicted == pytest.approx(held_by_a_step(config), rel=0.02)
+
+
+def test_on_a_gpu_only_dropouts_masks_and_the_allocators_differ():
+    config = PAPER.baseline
+    assert live_bytes(config, "cuda") == live_bytes(config, "cpu")
+    dropping = config.with_values({"model.dropout": 0.1})
+    masks = 12 * 4_096 * 2 * 384  # layers, tokens, two masks of d_model bytes
+    added = sum(live_bytes(dropping, "cuda").values()) - sum(live_bytes(config, "cuda").values())
+    assert added == masks
+    assert peak_bytes(config, "cuda") < peak_bytes(config, "cpu")
+
+
+def test_the_papers_baseline_by_hand():
+    terms = live_bytes(PAPER.baseline, "cuda")
+    assert terms["weights"] == 40_117_632 * 4
+    assert terms["optimizer"] == 40_117_632 * 8
+    # All but the embedding and the norms (two a layer and the last).
+    assert terms["weight copies"] == (40_117_632 - 49_152 * 384 - 25 * 384) * 2
+    assert terms["loss"] == 49_152 * (384 * 12 + 512 * 2)

@@ -1,0 +1,128 @@
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tune.resources
+from search_spaces.profiles import PAPER, QUICK
+from tune.memory import ACCURACY, CUDA_CONTEXT_BYTES, peak_bytes
+from tune.resources import Resources, TooLargeError, cap_gpu_memory, plan_resources
+from tune.sharing import SharedDevice
+
+T4_BYTES = 15_828_320_256  # what torch calls the total memory of a Tesla T4
+FOUR_PLACES = Resources(device="cpu", cpus=4, gpus=0, cpus_per_trial=1, gpus_per_trial=0)
+QUARTERS = Resources(device="cuda", cpus=8, gpus=1, cpus_per_trial=1, gpus_per_trial=0.25)
+BY_MEMORY = Resources(
+    device="cuda", cpus=8, gpus=1, cpus_per_trial=0.4, gpus_per_trial=0.05, by_memory=True
+)
+
+
+@pytest.fixture
+def _t4(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with a GPU, as far as planning sees it."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(tune.resources, "device_memory_bytes", lambda _: T4_BYTES)
+
+
+@pytest.mark.parametrize(
+    ("needed", "memory"), [(1e9, 2.5e9), (2.5e9, 2.5e9), (2.6e9, 5e9), (7.6e9, 1e10), (1e10, 1e10)]
+)
+def test_a_trial_on_the_cpu_takes_the_memory_of_as_many_places_as_it_needs(
+    needed: float, memory: float, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tune.resources, "device_memory_bytes", lambda _: 10_000_000_000)
+    monkeypatch.setattr(tune.resources, "peak_bytes", lambda *_: needed)
+    assert FOUR_PLACES.for_trial(QUICK.baseline) == {"cpu": 1, "gpu": 0, "memory": memory}
+
+
+@pytest.mark.usefixtures("_t4")
+def test_a_trial_that_cannot_fit_its_share_is_refused(monkeypatch: pytest.MonkeyPatch):
+    assert QUARTERS.for_trial(PAPER.baseline) == {"cpu": 1, "gpu": 0.25}
+    large = PAPER.baseline.with_values({"data.batch_size": 32})
+    with pytest.raises(TooLargeError, match=r"needs 4\.\d GB, and a trial has 4\.0 GB"):
+        QUARTERS.for_trial(large)
+    assert BY_MEMORY.for_trial(large)["gpu"] == pytest.approx(0.35)
+
+
+@pytest.mark.usefixtures("_t4")
+@pytest.mark.parametrize("batch_size", [1, 8, 16, 32, 64])
+def test_auto_gives_the_predicted_memory_with_its_inaccuracy_and_no_step_more(batch_size: int):
+    config = PAPER.baseline.with_values({"data.batch_size": batch_size})
+    share = BY_MEMORY.for_trial(config)["gpu"]
+    needed = (peak_bytes(config, "cuda") + CUDA_CONTEXT_BYTES) * ACCURACY / T4_BYTES
+    assert needed <= share < needed + 0.05
+
+
+@pytest.mark.usefixtures("_t4")
+def test_auto_has_room_for_four_of_the_papers_baseline_and_refuses_what_no_gpu_holds():
+    assert math.floor(1 / BY_MEMORY.for_trial(PAPER.baseline)["gpu"]) >= 4
+    with pytest.raises(TooLargeError):
+        BY_MEMORY.for_trial(PAPER.baseline.with_values({"data.batch_size": 500}))
+
+
+@pytest.mark.usefixtures("_t4")
+def test_auto_is_planned_for_the_smallest_share():
+    planned = plan_resources(None, "auto")
+    assert (planned.device, planned.by_memory, planned.gpus_per_trial) == ("cuda", True, 0.05)
+    assert planned.threads == 1
+    assert not plan_resources(None, "0.25").by_memory
+
+
+@pytest.mark.parametrize("asked", ["auto", "1", "nan", "half", "-1"])
+def test_what_the_machine_has_not_is_an_error_at_once(asked: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ValueError, match=rf"--gpus-per-trial is {asked}: this machine has 0 GPUs"):
+        plan_resources(None, asked)
+
+
+@pytest.mark.usefixtures("_t4")
+@given(share=st.floats(0.05, 1))
+def test_all_allocators_and_contexts_together_stay_within_the_gpu(share: float):
+    caps: list[float] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "set_per_process_memory_fraction", caps.append)
+        cap_gpu_memory(share)
+    assert caps[0] > 0
+    assert caps[0] * T4_BYTES + CUDA_CONTEXT_BYTES == pytest.approx(share * T4_BYTES)
+
+
+def test_processes_that_left_or_died_do_not_share_the_device(tmp_path: Path):
+    shared = SharedDevice(tmp_path)
+    assert shared.trials() == 0
+    shared.enter()
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    (tmp_path / "cpu" / str(other.pid)).touch()
+    assert shared.trials() == 2
+    other.communicate()
+    assert shared.trials() == 1
+    shared.leave()
+    shared.leave()
+    assert shared.trials() == 0
+    assert os.getpid() != other.pid
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux's /proc")
+def test_the_peak_of_a_trial_is_not_that_of_the_one_before_it_in_the_process():
+    script = """
+import torch
+from tune.resources import keep_freed_memory, peak_memory_bytes, reset_peak_memory
+keep_freed_memory()
+cpu = torch.device("cpu")
+reset_peak_memory(cpu)
+before = peak_memory_bytes(cpu)
+torch.ones(200, 2**20)
+large = peak_memory_bytes(cpu) - before
+reset_peak_memory(cpu)
+torch.ones(20, 2**20)
+print(large // 2**20, (peak_memory_bytes(cpu) - before) // 2**20)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    large, small = map(int, done.stdout.split())
+    assert 800 <= large < 830
+    assert 80 <= small < 110

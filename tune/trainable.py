@@ -1,5 +1,6 @@
-"""A trial under Ray Tune: each step of the Trainable trains one window and reports its row."""
+"""A trial under Ray Tune: a step of the Trainable trains windows and reports the last row."""
 
+import time
 import traceback
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,9 @@ from tune.ledger import ERROR, Status, TrialSpec, read_rows
 from tune.resources import Resources, cap_gpu_memory, keep_freed_memory
 from tune.sharing import SharedDevice
 from tune.trial import Trial
+
+# A round trip to Tune keeps the trial from training for as long as a short window takes.
+REPORT_SECONDS = 1.0
 
 
 def to_param_space(spec: TrialSpec) -> dict[str, Any]:
@@ -63,9 +67,9 @@ class TrialTrainable(ray_tune.Trainable):
         self._trial: Trial | None = None
 
     def step(self) -> dict[str, Any]:
-        """Train one window. The trial is done when its result is written."""
+        """Train some windows. The trial is done when its result is written."""
         try:
-            return self._train_window()
+            return self._train_windows()
         except (torch.OutOfMemoryError, MemoryError) as error:
             rows = read_rows(self._spec.folder)
             reason = f"out of memory: {str(error).splitlines()[0]}"
@@ -77,14 +81,18 @@ class TrialTrainable(ray_tune.Trainable):
             write_text(self._spec.folder / ERROR, traceback.format_exc())
             raise
 
-    def _train_window(self) -> dict[str, Any]:
-        """The next row, with what Tune and the display have to know besides."""
+    def _train_windows(self) -> dict[str, Any]:
+        """The row of an evaluation, of the end, or after a second the newest, for Tune to know."""
         if not self._trial:
             self._trial = Trial(self._spec, self._tokens, self._device, trials_on_device=1)
             self._rows = self._trial.rows()
-        self._trial.trials_on_device = self._shared.trials()
-        row = next(self._rows)
-        done = self._spec.result() is not None
+        begin, row, done = time.monotonic(), dict[str, Any](), False
+        while not done and "heldout_loss" not in row:
+            self._trial.trials_on_device = self._shared.trials()
+            row = next(self._rows)
+            done = self._spec.result() is not None
+            if time.monotonic() - begin > REPORT_SECONDS:
+                break
         if done:  # Tune keeps the process for the next trial
             self._shared.leave()
         return row | {

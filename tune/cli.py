@@ -260,11 +260,11 @@ def _report(console: Console, experiment: "Experiment") -> None:
 def _end(console: Console, experiment: "Experiment") -> None:
     """Say how the trials ended: exit code 1 if one failed, 130 if some were stopped."""
     results = {spec.label: spec.result() for spec in experiment.trials()}
-    failed = {label: r.reason for label, r in results.items() if r and r.reason}
+    failed = {label: result for label, result in results.items() if result and result.reason}
     stopped = [label for label, result in results.items() if not result]
     console.print(f"{len(results) - len(failed) - len(stopped)} of {len(results)} trials complete")
-    for label, reason in failed.items():
-        console.print(f"FAILED {label}: {reason}", markup=False)
+    for label, result in failed.items():
+        console.print(f"{result.status} {label}: {result.reason}", markup=False)
     if stopped:
         console.print(f"stopped: {', '.join(stopped)}; the same command goes on from there")
     console.print(f"run folder {experiment.folder}")

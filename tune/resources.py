@@ -53,7 +53,9 @@ class Resources:
         A trial without a GPU takes its place's part of the memory, and that of more places where it
         needs more. Raises TooLargeError where its predicted memory is more than it can get.
         """
-        needed, there = needed_bytes(config, self.device), device_memory_bytes(self.device)
+        there, needed = device_memory_bytes(self.device), peak_bytes(config, self.device)
+        if self.device == "cuda":
+            needed += CUDA_CONTEXT_BYTES
         asked = {"cpu": self.cpus_per_trial, "gpu": self.gpus_per_trial}
         if not self.gpus_per_trial:
             place = int(there / self.concurrency)
@@ -124,11 +126,6 @@ def device_memory_bytes(device: str) -> int:
     if device == "cuda":
         return torch.cuda.get_device_properties().total_memory
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def needed_bytes(config: TrialConfig, device: str) -> int:
-    """Predicted memory of a trial, with what its process takes on a GPU besides."""
-    return peak_bytes(config, device) + (CUDA_CONTEXT_BYTES if device == "cuda" else 0)
 
 
 def cap_gpu_memory(share: float) -> None:

@@ -18,6 +18,7 @@ from data.tokens import TokenData
 from search_spaces.reference import SIX
 from tune.grid import run_trials
 from tune.ledger import Status, TrialSpec, read_rows
+from tune.memory import ACCURACY, peak_bytes
 from tune.progress import TrialsProgress
 from tune.resources import Resources
 
@@ -145,6 +146,8 @@ def test_four_trials_share_a_logical_gpu_by_quarters(tokens: TokenData, tmp_path
     sharing = [row["trials_on_device"] for spec in specs for row in read_rows(spec.folder)]
     assert {read_rows(spec.folder)[-1]["step"] for spec in specs} == {200}
     assert 1 < max(sharing) <= 4
+    measured = read_rows(specs[0].folder)[-1]["peak_memory_bytes"]
+    assert peak_bytes(specs[0].config, "cpu") == pytest.approx(measured, rel=ACCURACY - 1)
 
 
 @pytest.mark.slow

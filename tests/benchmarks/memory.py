@@ -5,7 +5,7 @@
 Draws so many points of each profile's space; of the paper's, those whose step is at most 1.3 TFLOP,
 so that two cores train it in seconds. Each trains two steps and is evaluated in a process of its
 own, on one thread, in the best precision of this CPU, every fourth in fp32. Prints predicted and
-measured resident memory, with the process and of the trial alone.
+measured resident memory of the trial, beside what its process has before.
 """
 
 import json
@@ -52,8 +52,8 @@ def train(config: TrialConfig) -> None:
     trainer.loss(batch)
 
 
-def measure(config: TrialConfig) -> tuple[int, int]:
-    """Resident bytes before and at the peak, in a process that has trained a small model."""
+def measure(config: TrialConfig) -> int:
+    """Resident bytes that a trial adds to a process, which has trained a small model before."""
     torch.set_num_threads(1)
     keep_freed_memory()
     small = {"model.d_model": 16, "model.n_heads": 2, "model.d_ff": 32, "model.n_layers": 1}
@@ -61,50 +61,47 @@ def measure(config: TrialConfig) -> tuple[int, int]:
     reset_peak_memory(CPU)
     before = peak_memory_bytes(CPU) or 0
     train(config)
-    return before, peak_memory_bytes(CPU) or 0
+    return (peak_memory_bytes(CPU) or 0) - before
 
 
-def report(config: TrialConfig, name: str) -> tuple[float, float]:
-    """Measure a point in a process of its own and print it; errors with the process and without."""
+def report(config: TrialConfig, name: str) -> float:
+    """Measure a point in a process of its own and print it; the prediction's relative error."""
     command = [sys.executable, __file__, json.dumps(asdict(config))]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    before, peak = json.loads(done.stdout)
-    predicted = peak_bytes(config, "cpu")
-    whole, own = predicted / peak - 1, (predicted - PROCESS_BYTES) / (peak - before) - 1
+    measured, predicted = int(done.stdout), peak_bytes(config, "cpu") - PROCESS_BYTES
+    error = predicted / measured - 1
     model, data = config.model, config.data
     print(
-        f"{name:<7}{config.precision:<6}{model.d_model:>5} x {model.n_layers:<3}"
-        f"{data.batch_size:>3} x {data.seq_len:<5}{model.positions:<6}{model.dropout:>5.2f}"
-        f"{predicted / 1e6:>9.0f}{peak / 1e6:>9.0f} {whole:>+7.1%}"
-        f"{(predicted - PROCESS_BYTES) / 1e6:>9.0f}{(peak - before) / 1e6:>9.0f} {own:>+7.1%}",
+        f"{name:<8}{config.precision:<6}{model.d_model:>7} x {model.n_layers:<9}"
+        f"{data.batch_size:>5} x {data.seq_len:<8}{model.positions:<6}{model.dropout:>7.2f}"
+        f"{predicted / 1e6:>13.0f}{measured / 1e6:>13.0f}{error:>+9.1%}",
         flush=True,
     )
-    return whole, own
+    return error
 
 
 def main(counts: dict[str, int]) -> None:
     """Measure and print."""
-    print(" " * 47 + "trial with its process, MB     trial alone, MB")
     print(
-        "profile      width x layers  batch x time   dropout predicted measured   error"
-        "  predicted measured error"
+        f"{'profile':<14}{'width':>7} x {'layers':<9}{'batch':>5} x {'time':<14}{'dropout':>7}"
+        f"{'predicted MB':>13}{'measured MB':>13}{'error':>9}"
     )
     errors = [
         report(config, profile.name)
         for profile in (QUICK, PAPER)
         for config in islice(drawn(profile), counts[profile.name])
     ]
-    for what, found in zip(("with its process", "alone"), zip(*errors, strict=True), strict=True):
-        within = sum(abs(error) <= ACCURACY - 1 for error in found)
-        print(
-            f"trial {what}: {within} of {len(found)} within {ACCURACY - 1:.0%},"
-            f" largest error {max(found, key=abs):+.1%}"
-        )
+    within = sum(abs(error) <= ACCURACY - 1 for error in errors)
+    print(
+        f"{within} of {len(errors)} within {ACCURACY - 1:.0%}, largest error"
+        f" {max(errors, key=abs):+.1%}; beside the process, which is taken to be"
+        f" {PROCESS_BYTES / 1e6:.0f} MB"
+    )
 
 
 if __name__ == "__main__":
     if len(sys.argv) == 2 and sys.argv[1].startswith("{"):
-        print(json.dumps(measure(TrialConfig.from_dict(json.loads(sys.argv[1])))))
+        print(measure(TrialConfig.from_dict(json.loads(sys.argv[1]))))
     else:
         quick, paper = [int(count) for count in sys.argv[1:]] or (12, 10)
         main({"quick": quick, "paper": paper})

@@ -3,8 +3,8 @@
     .venv/bin/python tests/benchmarks/packing.py [SECONDS]
 
 Trains one trial on all cores, and one, two and four with a thread each, every trial in a process of
-its own, all for the same time after they have warmed up; twice, in turn. Prints the tokens a second
-of all together, and whether the default of the commands is what gave the most.
+its own, all for the same time after they have warmed up; three times, in turn. Prints the tokens a
+second of all together, their median, and whether the default of the commands is what gave the most.
 """
 
 import multiprocessing
@@ -22,7 +22,7 @@ from search_spaces.profiles import QUICK
 from tune.resources import best_precision, keep_freed_memory, plan_resources
 from tune.trainer import Trainer
 
-ROUNDS = 2
+ROUNDS = 3
 WARM_UP_STEPS = 5
 
 
@@ -63,11 +63,11 @@ def main(seconds: float) -> None:
     cores = os.cpu_count() or 1
     layouts = [(1, cores), (1, 1), (2, 1), (4, 1)]
     rounds = [[tokens_per_second(*layout, seconds) for layout in layouts] for _ in range(ROUNDS)]
-    means = [statistics.fmean(measured) for measured in zip(*rounds, strict=True)]
-    for (trials, threads), mean, *measured in zip(layouts, means, *rounds, strict=True):
+    medians = [statistics.median(measured) for measured in zip(*rounds, strict=True)]
+    for (trials, threads), median, *measured in zip(layouts, medians, *rounds, strict=True):
         each = "  ".join(f"{rate:,.0f}" for rate in measured)
-        print(f"{trials} at once, {threads} thread(s) each: {mean:>7,.0f} tokens/s  ({each})")
-    best = layouts[max(range(len(layouts)), key=means.__getitem__)]
+        print(f"{trials} at once, {threads} thread(s) each: {median:>7,.0f} tokens/s  ({each})")
+    best = layouts[max(range(len(layouts)), key=medians.__getitem__)]
     default = plan_resources(None, 0)
     print(
         f"most: {best[0]} at once, {best[1]} thread(s) each; default: {default.concurrency} at"

@@ -3,6 +3,7 @@
 Intervals hold with a probability of 95 %, and are NaN where there are too few values for one.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import pandas as pd
 from scipy import stats
 
 CONFIDENCE = 0.95
+ROUNDING = 1e-9  # of floating-point numbers, relative
 _NAN = float("nan")
 
 
@@ -68,9 +70,15 @@ def pairwise_differences(groups: Mapping[str, Sequence[float]], *, best: str) ->
 
 def _welch(one: Sequence[float], other: Sequence[float]) -> dict[str, float]:
     difference = float(np.mean(one) - np.mean(other)) if len(one) and len(other) else _NAN
-    if min(len(one), len(other)) < 2 or not np.var(one) + np.var(other) > 0:
-        return {"difference": difference, "low": _NAN, "high": _NAN, "p": _NAN}
-    test: Any = stats.ttest_ind(one, other, equal_var=False)
+    unknown = {"difference": difference, "low": _NAN, "high": _NAN, "p": _NAN}
+    if min(len(one), len(other)) < 2 or np.isnan(difference):
+        return unknown
+    if max(np.ptp(one), np.ptp(other)) <= ROUNDING * np.max(np.abs([*one, *other])):
+        return unknown
+    with warnings.catch_warnings():
+        # Seeds of one side that are all equal are no loss of precision: its variance is 0.
+        warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)
+        test: Any = stats.ttest_ind(one, other, equal_var=False)
     low, high = test.confidence_interval(CONFIDENCE)
     return {"difference": difference, "low": low, "high": high, "p": test.pvalue}
 

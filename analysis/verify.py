@@ -15,14 +15,13 @@ from rich.text import Text
 from analysis.comparison import COLUMNS, unfinished_notes
 from analysis.published import COLUMN_REASONS, differences, published_tables
 from analysis.runs import Run
-from analysis.statistics import pairwise_differences, prediction_interval, spearman
+from analysis.statistics import ROUNDING, pairwise_differences, prediction_interval, spearman
 from analysis.tables import TABLES, counted_trials, summarise
 
 # A single seed has no spread: its figure may be off by this share of itself.
 RELATIVE_TOLERANCE = 0.05
 # Of 20 cells, one is just outside its own 95 % interval by chance: that alone refutes nothing.
 DRIFT_WIDTHS = 2
-ROUNDING = 1e-9  # of floating-point numbers, relative
 
 
 class Verdict(StrEnum):

@@ -1,6 +1,6 @@
 """The paper's eight tables as functions of a run's figures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -121,6 +121,16 @@ def mean_over_seeds(summary: pd.DataFrame) -> pd.DataFrame:
     seeds = by_configuration.size()
     means: Any = by_configuration.mean(numeric_only=True, skipna=False)
     return means.assign(seeds=seeds)
+
+
+def final_rows(run: Run, columns: Sequence[str]) -> pd.DataFrame:
+    """These columns of the last row of each COMPLETE trial, with its configuration and seed.
+
+    A column that no row has is NaN.
+    """
+    complete = run.trials.loc[run.trials["status"] == "COMPLETE", _TRIAL]
+    rows = run.rows.reindex(columns=[*_TRIAL, *columns]).drop_duplicates(_TRIAL, keep="last")
+    return complete.merge(rows.astype(complete.dtypes.to_dict()), how="left", on=_TRIAL)
 
 
 def configurations(summary: pd.DataFrame) -> pd.DataFrame:

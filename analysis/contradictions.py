@@ -40,9 +40,9 @@ def contradictions() -> pd.DataFrame:
 def _cells() -> list[dict[str, Any]]:
     exact = judge_cells(published_summary(), differing={}, columns={}, relative_tolerance=0)
     wrong = exact.loc[exact["status"] != Verdict.REPRODUCED]
-    mistaken = {
-        place: _mistaken_for(*place) for place in zip(wrong["table"], wrong["column"], strict=True)
-    }
+    recorded = {name: make(published_summary()) for name, (_, make) in TABLES.items()}
+    columns = set(zip(wrong["table"], wrong["column"], strict=True))
+    mistaken = {place: _mistaken_for(*place, recorded) for place in columns}
     rows: list[dict[str, Any]] = []
     for cell in wrong.to_dict("records"):
         kind, found = _explain(cell, mistaken[cell["table"], cell["column"]])

@@ -100,7 +100,7 @@ class Comparison:
 
 def beside_published(run: Run) -> list[Comparison]:
     """The run's tables in the paper's order, less those that none of its configurations is in."""
-    summary, unfinished = summarise(run), _unfinished(run)
+    summary, unfinished = summarise(run), unfinished_notes(run)
     tables = [
         _compare(run, summary, unfinished, number, name)
         for number, name in enumerate(TABLES, start=1)
@@ -137,7 +137,8 @@ def _compare(
     )
 
 
-def _unfinished(run: Run) -> pd.Series:
+def unfinished_notes(run: Run) -> pd.Series:
+    """By configuration, what kept its trials from their end; those that got there are left out."""
     notes = [_unfinished_note(trial) for trial in run.trials.to_dict("records")]
     trials = run.trials.assign(note=notes).loc[lambda trials: trials["note"] != ""]
     return trials.groupby("configuration")["note"].agg("; ".join)

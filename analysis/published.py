@@ -5,6 +5,7 @@ as its notebook recorded them (vukrosic/do-small-llm-research, MIT, one Tesla T4
 """
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,17 @@ def published_summary() -> pd.DataFrame:
     settings = _settings()
     runs = _read("published_runs.json")["configurations"]
     return pd.DataFrame([_summary_row(name, settings[name], run) for name, run in runs.items()])
+
+
+def published_claims() -> dict[str, Any]:
+    """Figures of the paper's text: a number, a list of them, or numbers by configuration."""
+    return _read("published_tables.json")["text_claims"]
+
+
+def published_measures() -> set[str]:
+    """Names of everything that the study recorded of its runs."""
+    runs = _read("published_runs.json")["configurations"]
+    return {name for run in runs.values() for name in run}
 
 
 def differences(run: Run, *configurations: str) -> dict[str, str]:
@@ -172,5 +184,6 @@ def _settings() -> dict[str, dict[str, Any]]:
     }
 
 
+@cache
 def _read(name: str) -> dict[str, Any]:
     return json.loads((Path(__file__).parent / "published" / name).read_bytes())

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,19 +42,22 @@ def load_run(folder: Path) -> Run:
         for seed in experiment["seeds"]
     }
     rows: list[dict[str, Any]] = []
+    row_of: list[tuple[str, int]] = []
     for config_file in sorted(folder.glob("**/config.json")):
         if any(part.startswith(".") for part in config_file.relative_to(folder).parts):
             continue  # a folder that is being written
         trial, trial_rows = _read_trial(config_file.parent)
-        trials[trial["configuration"], trial["seed"]] = trial
+        key = trial["configuration"], trial["seed"]
+        trials[key] = trial
         rows += trial_rows
+        row_of += [key] * len(trial_rows)
     if not trials:
         raise ValueError(f"{folder} has no trial yet: its experiment.json lists none; start one")
     return Run(
         folder=folder,
         experiment=experiment,
         trials=pd.DataFrame(list(trials.values())),
-        rows=pd.DataFrame(rows),
+        rows=_rows_frame(rows, row_of),
     )
 
 
@@ -85,10 +89,7 @@ def _read_trial(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     result_file = folder / "result.json"
     result = _read_json(result_file) if result_file.is_file() else {"status": "RUNNING"}
     waiting = _waiting(config["name"], config["seed"])
-    rows = [
-        {"configuration": config["name"], "seed": config["seed"]} | row
-        for row in _read_rows(folder / "metrics.jsonl")
-    ]
+    rows = _read_rows(folder / "metrics.jsonl")
     trial = (
         _dotted(config["config"])
         | waiting
@@ -97,6 +98,15 @@ def _read_trial(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         | {"steps_done": rows[-1]["step"] if rows else 0}
     )
     return trial, rows
+
+
+def _rows_frame(rows: list[dict[str, Any]], row_of: list[tuple[str, int]]) -> pd.DataFrame:
+    """The rows with their trials' configuration and seed before them."""
+    frame = pd.DataFrame(rows)
+    if rows:
+        for place, name in enumerate(("configuration", "seed")):
+            frame.insert(place, name, [key[place] for key in row_of])
+    return frame
 
 
 def _waiting(configuration: str, seed: int) -> dict[str, Any]:
@@ -120,6 +130,18 @@ def _dotted(config: dict[str, Any]) -> dict[str, Any]:
 
 def _read_rows(file: Path) -> list[dict[str, Any]]:
     lines = file.read_bytes().splitlines() if file.is_file() else []
+    try:
+        rows = json.loads(b"[" + b",".join(lines) + b"]")  # one call for all is much faster
+        steps = [0, *(row["step"] for row in rows)]
+        if len(rows) == len(lines) and all(a < b for a, b in pairwise(steps)):
+            return rows
+    except (ValueError, TypeError, KeyError):
+        pass
+    return _read_lines(file, lines)
+
+
+def _read_lines(file: Path, lines: list[bytes]) -> list[dict[str, Any]]:
+    """The rows line by line, to leave out a last one that was cut off and to name a broken one."""
     rows: list[dict[str, Any]] = []
     last = 0
     for number, line in enumerate(lines, start=1):

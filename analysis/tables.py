@@ -1,6 +1,6 @@
 """The paper's eight tables as functions of a run's figures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -104,17 +104,33 @@ def _mean_loss(rows: pd.DataFrame, quarter: pd.Series) -> pd.Series:
     return _window_mean(rows.loc[:, "train_loss"], window_steps).where(covered.eq(quarter))
 
 
+def counted_trials(summary: pd.DataFrame) -> pd.DataFrame:
+    """A configuration's COMPLETE trials, or all of them if none is complete."""
+    complete = summary["status"] == "COMPLETE"
+    none_is = ~complete.groupby(summary["configuration"]).transform("any")
+    return summary.loc[(complete | none_is).to_numpy()]
+
+
 def mean_over_seeds(summary: pd.DataFrame) -> pd.DataFrame:
-    """One row per configuration: the mean of its COMPLETE trials, or of all if none is complete.
+    """One row per configuration: the mean of its `counted_trials`.
 
     `seeds` says how many those are. A figure that one of them lacks is NaN, so that no mean is
     over fewer seeds than it says.
     """
-    complete = summary["status"] == "COMPLETE"
-    none_is = ~complete.groupby(summary["configuration"]).transform("any")
-    by_configuration = summary.loc[complete | none_is].groupby("configuration", sort=False)
+    by_configuration = counted_trials(summary).groupby("configuration", sort=False)
     seeds = by_configuration.size()
-    return by_configuration.mean(numeric_only=True, skipna=False).assign(seeds=seeds)
+    means: Any = by_configuration.mean(numeric_only=True, skipna=False)
+    return means.assign(seeds=seeds)
+
+
+def final_rows(run: Run, columns: Sequence[str]) -> pd.DataFrame:
+    """These columns of the last row of each COMPLETE trial, with its configuration and seed.
+
+    A column that no row has is NaN.
+    """
+    complete = run.trials.loc[run.trials["status"] == "COMPLETE", _TRIAL]
+    rows = run.rows.reindex(columns=[*_TRIAL, *columns]).drop_duplicates(_TRIAL, keep="last")
+    return complete.merge(rows.astype(complete.dtypes.to_dict()), how="left", on=_TRIAL)
 
 
 def configurations(summary: pd.DataFrame) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """Cross-entropy and token metrics in blocks of tokens: no tensor is ever tokens x vocabulary.
 
-Shapes: N tokens (batch x time), D d_model, V vocabulary, R rows (tokens) of one block.
+Shapes: N tokens (batch x time), D d_model, V vocabulary, R rows (tokens) of one block, K bins.
 """
 
 from typing import Any
@@ -10,6 +10,7 @@ from torch import Tensor
 
 BLOCK_ROWS = 512
 METRIC_ELEMENTS = 2**20  # of a block of logits: 4 MB, which stay in a CPU's cache
+CALIBRATION_BINS = 15  # as Guo et al. (2017) take them
 # Keeps small probabilities above fp16's subnormals; a power of two, so exact in every dtype. It is
 # what the reference's initial loss scale of 65,536 comes to in the mean over its 4,096 tokens.
 GRAD_SCALE = 16.0
@@ -92,14 +93,20 @@ def token_loss(hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor) -> Te
 
 
 @torch.no_grad()
-def token_metrics(hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor) -> dict[str, Tensor]:
-    """Means over tokens of the reference's measures, as 0-d fp32 tensors.
+def token_metrics(
+    hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Means over tokens of the reference's measures, as 0-d fp32 tensors, and calibration bins.
 
     loss (nats) · accuracy · top5_accuracy · confidence (mean of the largest probability) ·
     entropy (nats, finite in fp16, since it is taken from fp32 probabilities).
+    Bins [3, K]: number of tokens, sum of their confidences, number predicted correctly, by
+    confidence in K intervals of equal width from 0 to 1.
     """
     h_ND, e_VD = _in_compute_dtype(hidden_ND, embedding_VD)
     sums = torch.zeros(5, device=h_ND.device)
+    bins_3K = torch.zeros(3, CALIBRATION_BINS, device=h_ND.device)
+    bins_K = torch.arange(CALIBRATION_BINS, device=h_ND.device)
     rows = max(1, METRIC_ELEMENTS // len(e_VD))
     for h_RD, target_R in zip(h_ND.split(rows), targets_N.split(rows), strict=True):
         logits_RV = (h_RD @ e_VD.T).float()
@@ -115,5 +122,8 @@ def token_metrics(hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor) ->
             logsumexp_R - torch.linalg.vecdot(p_RV, logits_RV),
         ]
         sums += torch.stack([measure_R.sum() for measure_R in measures_5R])
+        bin_R = (confidence_R * CALIBRATION_BINS).long().clamp_(0, CALIBRATION_BINS - 1)
+        counted_3R = torch.stack([torch.ones_like(confidence_R), confidence_R, hits_R5[:, 0]])
+        bins_3K += counted_3R @ (bin_R.unsqueeze(1) == bins_K).float()
     names = ("loss", "accuracy", "top5_accuracy", "confidence", "entropy")
-    return dict(zip(names, (sums / len(h_ND)).unbind(), strict=True))
+    return dict(zip(names, (sums / len(h_ND)).unbind(), strict=True)), bins_3K

@@ -1,3 +1,4 @@
+import itertools
 import math
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import model.loss
-from model.loss import BLOCK_ROWS, mean_cross_entropy, token_loss, token_metrics
+from model.loss import BLOCK_ROWS, CALIBRATION_BINS, mean_cross_entropy, token_loss, token_metrics
 
 VOCAB, WIDTH = 37, 12
 COUNTS = [1, BLOCK_ROWS - 1, BLOCK_ROWS, BLOCK_ROWS + 1, 2 * BLOCK_ROWS, 3 * BLOCK_ROWS + 100]
@@ -143,7 +144,7 @@ def test_token_metrics_are_their_definitions_in_blocks_of_any_size(
     monkeypatch.setattr(model.loss, "METRIC_ELEMENTS", elements)
     hidden_ND, embedding_VD, targets_N = inputs(100)
     targets_N[:30] = (hidden_ND @ embedding_VD.T).argmax(1)[:30]
-    measured = token_metrics(hidden_ND, embedding_VD, targets_N)
+    measured, _ = token_metrics(hidden_ND, embedding_VD, targets_N)
     expected = metrics_by_definition((hidden_ND @ embedding_VD.T).detach(), targets_N)
     assert {name: float(value) for name, value in measured.items()} == pytest.approx(expected)
     assert 0.3 <= measured["accuracy"] < measured["top5_accuracy"] < 1
@@ -152,7 +153,7 @@ def test_token_metrics_are_their_definitions_in_blocks_of_any_size(
 
 def test_token_metrics_of_a_blind_model_are_those_of_a_guess():
     hidden_ND, embedding_VD = torch.zeros(10, 4), torch.ones(64, 4)
-    metrics = token_metrics(hidden_ND, embedding_VD, torch.arange(10))
+    metrics, _ = token_metrics(hidden_ND, embedding_VD, torch.arange(10))
     assert float(metrics["loss"]) == pytest.approx(math.log(64))
     assert float(metrics["entropy"]) == pytest.approx(math.log(64))
     assert float(metrics["confidence"]) == pytest.approx(1 / 64)
@@ -162,8 +163,36 @@ def test_token_metrics_of_a_blind_model_are_those_of_a_guess():
 def test_entropy_under_autocast_is_finite_where_a_probability_underflows(dtype: torch.dtype):
     hidden_ND, embedding_VD = torch.tensor([[200.0, 0.0]]), torch.eye(2).repeat(4, 1)
     with torch.autocast("cpu", dtype):
-        metrics = token_metrics(hidden_ND, embedding_VD, torch.tensor([0]))
+        metrics, _ = token_metrics(hidden_ND, embedding_VD, torch.tensor([0]))
     assert float(metrics["entropy"]) == pytest.approx(math.log(4), rel=1e-3)
+
+
+@pytest.mark.parametrize("elements", [VOCAB // 2, 7 * VOCAB, 10**6])
+def test_calibration_bins_count_tokens_by_confidence(
+    elements: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(model.loss, "METRIC_ELEMENTS", elements)
+    hidden_ND, embedding_VD, targets_N = inputs(300)
+    targets_N[:90] = (hidden_ND @ embedding_VD.T).argmax(1)[:90]
+    metrics, bins_3K = token_metrics(hidden_ND, embedding_VD, targets_N)
+    confidences, predicted = (hidden_ND @ embedding_VD.T).detach().softmax(1).max(1)
+    edges = torch.linspace(0, 1, CALIBRATION_BINS + 1)
+    for number, (low, high) in enumerate(itertools.pairwise(edges)):
+        inside = (confidences >= low) & (confidences < high)
+        correct = (predicted == targets_N)[inside].sum()
+        expected = [inside.sum(), confidences[inside].sum(), correct]
+        assert bins_3K[:, number].tolist() == pytest.approx([float(x) for x in expected])
+    assert (bins_3K[0] > 0).sum() > 10
+    assert float(bins_3K[1].sum() / 300) == pytest.approx(float(metrics["confidence"]))
+    assert float(bins_3K[2].sum() / 300) == pytest.approx(float(metrics["accuracy"]))
+
+
+def test_a_token_of_full_confidence_is_in_the_last_bin():
+    hidden_ND, embedding_VD = torch.tensor([[200.0, 0.0], [0.0, 0.0]]), torch.eye(2)
+    _, bins_3K = token_metrics(hidden_ND, embedding_VD, torch.tensor([0, 1]))
+    assert bins_3K[:, -1].tolist() == [1, 1, 1]
+    assert bins_3K[0, CALIBRATION_BINS // 2] == 1
+    assert bins_3K[0].sum() == 2
 
 
 @pytest.mark.parametrize("measure", [mean_cross_entropy, token_loss, token_metrics])

@@ -1,4 +1,5 @@
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,29 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path: Path, broken: str):
         load_run(run)
     assert str(metrics) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_lines_that_are_rows_only_together_are_named(tmp_path: Path):
+    run = write_experiment(tmp_path / "run", ["baseline"])
+    metrics = write_trial(run, "baseline", []) / "metrics.jsonl"
+    metrics.write_text('{"step": 1\n"tokens": 3}\n{"step": 21}\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 1 is no row"):
+        load_run(run)
+
+
+@pytest.mark.slow
+def test_a_thousand_trials_of_a_hundred_rows_are_read_within_three_seconds(tmp_path: Path):
+    names = [f"{number:04d}" for number in range(1000)]
+    run = write_experiment(tmp_path / "run", names)
+    figures = {f"measure{number}": 1 / (number + 1) for number in range(24)}
+    rows = [{"step": step, **figures} for step in range(1, 101)]
+    for name in names:
+        write_trial(run, name, rows, result=COMPLETE)
+    begin = time.process_time()
+    loaded = load_run(run)
+    assert time.process_time() - begin < 3  # seconds of this process, whatever else runs
+    assert (len(loaded.trials), len(loaded.rows)) == (1000, 100_000)
+    assert loaded.rows.groupby(["configuration", "seed"])["step"].max().eq(100).all()
 
 
 def test_rows_that_were_written_twice_are_named(tmp_path: Path):

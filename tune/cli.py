@@ -12,6 +12,7 @@ from rich.console import Console
 from analysis.comparison import beside_published, render, write_csv
 from analysis.published import differences
 from analysis.runs import load_run
+from tune.analysis_cli import app as analysis_app
 from tune.options import (
     Corpus,
     CpusPerTrial,
@@ -40,6 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(search_app)
+app.add_typer(analysis_app)
 TABLE_WIDTH = 100
 
 

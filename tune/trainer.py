@@ -90,14 +90,18 @@ class Trainer:
         return self.config.optim.learning_rate_at(self.step, self.config.budget.steps)
 
     @torch.no_grad()
-    def metrics(self, batch_BT: Tensor) -> dict[str, float]:
-        """The reference's measures of a batch [B, T + 1]; perplexity is exp(min(loss, 20))."""
+    def metrics(self, batch_BT: Tensor) -> tuple[dict[str, float], np.ndarray]:
+        """The reference's measures of a batch [B, T + 1], and its calibration bins [3, K].
+
+        Perplexity is exp(min(loss, 20)).
+        """
         self.model.eval()
         with self._autocast():
             hidden_ND, targets_N = self._hidden_and_targets(batch_BT)
-            means = token_metrics(hidden_ND, self.model.embedding.weight, targets_N)
+            means, bins_3K = token_metrics(hidden_ND, self.model.embedding.weight, targets_N)
         values = {name: float(mean) for name, mean in means.items()}
-        return values | {"perplexity": math.exp(min(values["loss"], LARGEST_EXPONENT))}
+        values["perplexity"] = math.exp(min(values["loss"], LARGEST_EXPONENT))
+        return values, bins_3K.double().cpu().numpy()
 
     @torch.no_grad()
     def loss(self, batch_BT: Tensor) -> float:

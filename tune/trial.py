@@ -183,7 +183,7 @@ class Trial:
     def _measure_train_batch(self, batch_BT: Tensor) -> Row:
         """The reference's training-batch measures: with the weights before the batch's update."""
         begin = time.perf_counter()
-        metrics = self.trainer.metrics(batch_BT)
+        metrics, _ = self.trainer.metrics(batch_BT)
         row: Row = {f"train_batch_{name}": value for name, value in metrics.items()}
         return row | {"eval_seconds": time.perf_counter() - begin}
 
@@ -196,10 +196,20 @@ class Trial:
         return row | {"eval_seconds": train_batch["eval_seconds"] + time.perf_counter() - begin}
 
     def _leaky_metrics(self) -> Row:
-        """The reference's validation measures: means over batches, perplexity's too."""
+        """The reference's validation measures: means over batches, perplexity's too.
+
+        `eval_calibration` has three lists by confidence in 15 equal bins: tokens, sums of their
+        confidences, tokens predicted correctly.
+        """
         batches = self.batches.leaky_validation(self.config.budget.eval_batches)
-        metrics = [self.trainer.metrics(self._on_device(batch)) for batch in batches]
-        return {f"eval_{name}": statistics.fmean(m[name] for m in metrics) for name in metrics[0]}
+        measured = [self.trainer.metrics(self._on_device(batch)) for batch in batches]
+        metrics = [of_batch for of_batch, _ in measured]
+        row: Row = {
+            f"eval_{name}": statistics.fmean(m[name] for m in metrics) for name in metrics[0]
+        }
+        tokens_K, confidence_K, correct_K = np.sum([bins_3K for _, bins_3K in measured], axis=0)
+        bins = [tokens_K.astype(int), confidence_K, correct_K.astype(int)]
+        return row | {"eval_calibration": [bin_K.tolist() for bin_K in bins]}
 
     def _heldout_metrics(self) -> Row:
         """Loss in nats a token, and in bits a byte, which does not depend on the tokenizer."""

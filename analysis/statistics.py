@@ -1,0 +1,144 @@
+"""What a few seeds, or the six configurations, can tell: intervals, differences, correlations.
+
+Intervals hold with a probability of 95 %, and are NaN where there are too few values for one.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+CONFIDENCE = 0.95
+ROUNDING = 1e-9  # of floating-point numbers, relative
+_NAN = float("nan")
+
+
+class Interval(NamedTuple):
+    """An estimate with the bounds of its 95 % interval; `n` values went into it."""
+
+    n: int
+    value: float
+    low: float
+    high: float
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """The mean, and where the mean of all seeds may lie (Student t); needs two values.
+
+    A NaN among the values makes everything NaN: a mean is over no fewer values than it says.
+    """
+    return _student(values, spread_of_one=0)
+
+
+def prediction_interval(values: Sequence[float]) -> Interval:
+    """The mean, and where the result of a single further seed may lie: mean ± t·s·sqrt(1 + 1/n)."""
+    return _student(values, spread_of_one=1)
+
+
+def _student(values: Sequence[float], spread_of_one: int) -> Interval:
+    n = len(values)
+    mean = float(np.mean(values)) if n else _NAN
+    if n < 2:
+        return Interval(n, mean, _NAN, _NAN)
+    error = np.std(values, ddof=1) * np.sqrt(spread_of_one + 1 / n)
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * error)
+    return Interval(n, mean, mean - half, mean + half)
+
+
+def pairwise_differences(groups: Mapping[str, Sequence[float]], *, best: str) -> pd.DataFrame:
+    """Every pair of groups, each with its values by seed; `best` is "lowest" or "highest".
+
+    `difference` is the mean of `one` less that of `other`, with Welch's interval of this pair on
+    its own; `p_holm` allows for the number of pairs (Holm), and `verdict` goes by it: `one` is
+    "better" or "worse", or it is a "tie". Where one of them has a single seed, or neither any
+    spread, there is no interval and the verdict says that it cannot be judged.
+    """
+    rows = [
+        {"one": one, "other": other, "n_one": len(groups[one]), "n_other": len(groups[other])}
+        | _welch(groups[one], groups[other])
+        for one, other in combinations(groups, 2)
+    ]
+    columns = ["one", "other", "n_one", "n_other", "difference", "low", "high", "p"]
+    pairs = pd.DataFrame(rows, columns=columns)
+    pairs["p_holm"] = _holm(pairs["p"].to_numpy(float))
+    return pairs.assign(verdict=[_verdict(pair, best) for pair in pairs.to_dict("records")])
+
+
+def _welch(one: Sequence[float], other: Sequence[float]) -> dict[str, float]:
+    difference = float(np.mean(one) - np.mean(other)) if len(one) and len(other) else _NAN
+    unknown = {"difference": difference, "low": _NAN, "high": _NAN, "p": _NAN}
+    if min(len(one), len(other)) < 2 or np.isnan(difference):
+        return unknown
+    if max(np.ptp(one), np.ptp(other)) <= ROUNDING * np.max(np.abs([*one, *other])):
+        return unknown
+    with warnings.catch_warnings():
+        # Seeds of one side that are all equal are no loss of precision: its variance is 0.
+        warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)
+        test: Any = stats.ttest_ind(one, other, equal_var=False)
+    low, high = test.confidence_interval(CONFIDENCE)
+    return {"difference": difference, "low": low, "high": high, "p": test.pvalue}
+
+
+def _holm(p: np.ndarray) -> np.ndarray:
+    """Holm's step-down correction of the p-values that are there (Holm 1979)."""
+    corrected = p.copy()
+    known = np.flatnonzero(~np.isnan(p))
+    ascending = known[np.argsort(p[known])]
+    factors = len(ascending) - np.arange(len(ascending))
+    corrected[ascending] = np.maximum.accumulate(p[ascending] * factors).clip(max=1)
+    return corrected
+
+
+def _verdict(pair: dict[Any, Any], best: str) -> str:
+    if np.isnan(pair["difference"]):
+        return "missing"
+    if np.isnan(pair["p"]):
+        few = min(pair["n_one"], pair["n_other"]) < 2
+        return f"{'one seed' if few else 'no spread'}: cannot be judged"
+    if pair["p_holm"] > 1 - CONFIDENCE:
+        return "tie"
+    return "better" if (pair["difference"] < 0) == (best == "lowest") else "worse"
+
+
+def pearson(x: Sequence[float], y: Sequence[float]) -> Interval:
+    """Pearson's correlation with Fisher's z interval, which admits n = 6; needs four pairs.
+
+    Pairs with a NaN are left out; where one side does not vary there is no correlation.
+    """
+    x, y = _known_pairs(x, y)
+    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return Interval(len(x), _NAN, _NAN, _NAN)
+    result: Any = stats.pearsonr(x, y)
+    bounds = result.confidence_interval(CONFIDENCE) if len(x) > 3 else (_NAN, _NAN)
+    return Interval(len(x), float(result.statistic), *map(float, bounds))
+
+
+def spearman(x: Sequence[float], y: Sequence[float]) -> Interval:
+    """Spearman's rank correlation; needs four pairs, of which those with a NaN are left out.
+
+    The interval is Fisher's z with the standard error of Bonett and Wright (2000). Ranks of n
+    values leave steps of 12 / (n³ - n) between the possible correlations: a perfect one is taken
+    as half a step less, for its interval would have no width otherwise.
+    """
+    x, y = _known_pairs(x, y)
+    n = len(x)
+    if n < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return Interval(n, _NAN, _NAN, _NAN)
+    ranked: Any = stats.spearmanr(x, y)
+    rho = float(ranked.statistic)
+    if n < 4:
+        return Interval(n, rho, _NAN, _NAN)
+    largest = 1 - 6 / (n**3 - n)
+    z = np.arctanh(np.clip(rho, -largest, largest))
+    half = stats.norm.ppf((1 + CONFIDENCE) / 2) * np.sqrt((1 + rho**2 / 2) / (n - 3))
+    low, high = np.tanh([z - half, z + half])
+    return Interval(n, rho, float(min(low, rho)), float(max(high, rho)))
+
+
+def _known_pairs(x: Sequence[float], y: Sequence[float]) -> np.ndarray:
+    pairs = np.array([x, y], dtype=float)
+    return pairs[:, ~np.isnan(pairs).any(axis=0)]

@@ -1,0 +1,79 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_runs import COMPLETE, write_experiment, write_trial
+
+from analysis.runs import Run, load_run
+from analysis.scaling import AXES, LAW, fits, points
+
+E, A, ALPHA = 2.0, 400.0, 0.35
+
+
+def run_of(folder: Path, sizes: Any, losses: Any, *, data: str = "one", names: str = "a") -> Run:
+    """A run with a configuration of each size, whose tokens and FLOPs are equal."""
+    trials = {
+        f"{names}{number}": trial for number, trial in enumerate(zip(sizes, losses, strict=True))
+    }
+    run = write_experiment(folder, list(trials), data={"fingerprint": data})
+    for name, (size, loss) in trials.items():
+        row = {"step": 9, "tokens": 1e6, "flops": 6e6 * 1e3, "heldout_loss": float(loss)}
+        write_trial(run, name, [row], result=COMPLETE | {"parameters": int(size)})
+    return load_run(run)
+
+
+def test_the_law_that_made_the_points_is_found(tmp_path: Path):
+    sizes = np.geomspace(1e6, 1e9, 7)
+    table = fits([run_of(tmp_path / "run", sizes, E + A * sizes**-ALPHA)]).set_index("axis")
+    assert list(table.index) == list(AXES)
+    found = table.loc["parameters"]
+    assert found[[*LAW]].to_list() == pytest.approx([E, A, ALPHA], rel=1e-3)
+    assert (found["points"], found["reason"]) == (7, "")
+    assert table.loc["tokens", "reason"] == "1 points: a fit needs at least 5"
+    assert table.loc["tokens", list(LAW)].isna().all()
+
+
+def test_noise_widens_the_intervals_around_the_law(tmp_path: Path):
+    sizes = np.geomspace(1e6, 1e9, 8)
+    noise = 0.01 * np.random.default_rng(0).standard_normal(8)
+    run = run_of(tmp_path / "run", sizes, E + A * sizes**-ALPHA + noise)
+    found, again = (fits([run]).set_index("axis").loc["parameters"] for _ in range(2))
+    for name, true in zip(LAW, (E, A, ALPHA), strict=True):
+        assert found[f"{name}_low"] < true < found[f"{name}_high"]
+        assert found[f"{name}_low"] < found[name] < found[f"{name}_high"]
+    assert found.to_dict() == again.to_dict()
+
+
+def test_the_best_at_each_size_counts_and_budgets_equal_to_a_step_are_one(tmp_path: Path):
+    sizes = np.geomspace(1e6, 1e9, 7)
+    lowest = E + A * sizes**-ALPHA
+    best = run_of(tmp_path / "best", sizes, lowest)
+    worse = run_of(tmp_path / "worse", sizes * 1.001, lowest + 0.5, names="b")
+    both = fits([best, worse]).set_index("axis").loc["parameters"]
+    assert both["points"] == 7
+    assert both[[*LAW]].to_list() == pytest.approx([E, A, ALPHA], rel=1e-3)
+    assert len(points([best, worse])) == 14
+
+
+def test_other_data_are_another_fit(tmp_path: Path):
+    sizes = np.geomspace(1e6, 1e9, 3)
+    runs = [run_of(tmp_path / data, sizes, [4, 3, 2], data=data) for data in ("one", "two")]
+    table = fits(runs)
+    assert table["data"].to_list() == ["one"] * 3 + ["two"] * 3
+    assert set(table.loc[table["axis"] == "parameters", "points"]) == {3}
+
+
+@pytest.mark.parametrize("losses", [[3.0, 3.2, 3.4, 3.6, 3.8, 4.0], [3.0, 3.01, 2.99, 3, 3.01, 3]])
+def test_points_that_do_not_fall_have_no_law(tmp_path: Path, losses: list[float]):
+    run = run_of(tmp_path / "run", np.geomspace(1e6, 1e9, 6), losses)
+    found = fits([run]).set_index("axis").loc["parameters"]
+    assert found["reason"] == "the points determine no power law with an offset"
+    assert found[[*LAW]].isna().all()
+
+
+def test_runs_without_a_complete_trial_have_no_points(tmp_path: Path):
+    run = load_run(write_experiment(tmp_path / "run", ["a"]))
+    assert points([run]).empty
+    assert fits([run]).empty
+    assert fits([]).empty

@@ -88,6 +88,12 @@ class Comparison:
         title = f"Table {self.number} · {TABLES[self.name][0]}"
         return f"{title} · mean of {seeds} seeds" if many > 1 else title
 
+    @property
+    def note(self) -> str:
+        """What the marks say, or "" where there are none."""
+        marked = self.marked.to_numpy().any()
+        return f"* not comparable: {'; '.join(self.reasons)}" if marked else ""
+
     def frame(self) -> pd.DataFrame:
         """What the csv holds: each column `x` of ours, followed by the paper's `x_published`."""
         frame = pd.DataFrame({"seeds": self.seeds})
@@ -106,6 +112,12 @@ def beside_published(run: Run) -> list[Comparison]:
         for number, name in enumerate(TABLES, start=1)
     ]
     return [table for table in tables if len(table.ours)]
+
+
+def compare(run: Run, name: str) -> Comparison:
+    """The run's table of that name beside the published one."""
+    number = list(TABLES).index(name) + 1
+    return _compare(run, summarise(run), unfinished_notes(run), number, name)
 
 
 def _compare(
@@ -168,6 +180,17 @@ def write_csv(comparisons: list[Comparison], folder: Path) -> list[Path]:
     return files
 
 
+def texts(comparison: Comparison) -> pd.DataFrame:
+    """The table as text, for other pages than the terminal: each figure, then the paper's."""
+    cells = {"configuration": list(comparison.ours.index)}
+    for name in comparison.ours:
+        column, ours, paper = _cells(comparison, name)
+        cells[column.header] = ours
+        if paper:
+            cells[f"{column.header}, paper"] = paper
+    return pd.DataFrame(cells, dtype=str)
+
+
 def render(comparison: Comparison) -> Group:
     """The table for a terminal of 100 columns: ours, and dimmed beside it the paper's figure."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -177,26 +200,19 @@ def render(comparison: Comparison) -> Group:
         table.add_column(Text(header), no_wrap=True)
     for row, configuration in enumerate(comparison.ours.index):
         table.add_row(Text(configuration), *(cells[row] for _, cells in columns))
-    notes: list[Text] = []
-    if comparison.marked.to_numpy().any():
-        notes.append(Text(f"* not comparable: {'; '.join(comparison.reasons)}"))
+    said: list[Text] = []
+    if note := comparison.note:
+        said.append(Text(note))
     unfinished = [f"{name} {note}" for name, note in comparison.unfinished.items() if note]
     if unfinished:
-        notes.append(Text(f"unfinished: {'; '.join(unfinished)}"))
-    return Group(Text(comparison.heading, style="bold"), table, *notes, "")
+        said.append(Text(f"unfinished: {'; '.join(unfinished)}"))
+    return Group(Text(comparison.heading, style="bold"), table, *said, "")
 
 
 def _printed_column(comparison: Comparison, name: str) -> tuple[str, list[Text]]:
     """Header and cells of equal width, padded here: rich has no heading over two columns."""
-    column = COLUMNS.get(name, Column(header=name))
-    absent = "-" if column.setting else "missing"
-    ours = ["ours", *(_printed(figure, column, absent) for figure in comparison.ours[name])]
-    paper = [""] * len(ours)
-    if name in comparison.published:
-        marked = [bool(mark) for mark in comparison.marked[name]]
-        stars = ["*" if mark else " " * any(marked) for mark in marked]
-        figures = (_printed(figure, column, "-") for figure in comparison.published[name])
-        paper = ["paper", *map("".join, zip(figures, stars, strict=True))]
+    column, ours, paper = _cells(comparison, name)
+    ours, paper = ["ours", *ours], ["paper", *paper] if paper else [""] * (len(ours) + 1)
     paper_width = max(map(len, paper))
     ours_width = max(*map(len, ours), len(column.header) - paper_width - 1)
     heads, *cells = [
@@ -204,6 +220,19 @@ def _printed_column(comparison: Comparison, name: str) -> tuple[str, list[Text]]
         for our, their in zip(ours, paper, strict=True)
     ]
     return f"{column.header:^{len(heads)}}\n{heads.plain}", cells
+
+
+def _cells(comparison: Comparison, name: str) -> tuple[Column, list[str], list[str]]:
+    """A column's figures as printed: ours, and the paper's with its marks; none if it has none."""
+    column = COLUMNS.get(name, Column(header=name))
+    absent = "-" if column.setting else "missing"
+    ours = [_printed(figure, column, absent) for figure in comparison.ours[name]]
+    if name not in comparison.published:
+        return column, ours, []
+    marked = [bool(mark) for mark in comparison.marked[name]]
+    stars = ["*" if mark else " " * any(marked) for mark in marked]
+    figures = (_printed(figure, column, "-") for figure in comparison.published[name])
+    return column, ours, [*map("".join, zip(figures, stars, strict=True))]
 
 
 def _printed(figure: float | str, column: Column, absent: str) -> str:

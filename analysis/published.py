@@ -67,6 +67,16 @@ def published_summary() -> pd.DataFrame:
     return pd.DataFrame([_summary_row(name, settings[name], run) for name, run in runs.items()])
 
 
+def published_rows() -> pd.DataFrame:
+    """The study's recorded series in the columns of `Run.rows`, by optimizer updates.
+
+    Training loss after every 100th 0-based step, evaluations after every 400th. Its series of
+    learning rate, gradient norm and step time are not in its data.
+    """
+    runs = _read("published_runs.json")["configurations"]
+    return pd.concat([_series(name, run) for name, run in runs.items()], ignore_index=True)
+
+
 def published_claims() -> dict[str, Any]:
     """Figures of the paper's text: a number, a list of them, or numbers by configuration."""
     return _read("published_tables.json")["text_claims"]
@@ -175,6 +185,17 @@ def _summary_row(name: str, settings: dict[str, Any], run: dict[str, Any]) -> di
         "peak_memory_bytes": float("nan"),
         "trials_on_device": 1.0,
     }
+
+
+def _series(name: str, run: dict[str, Any]) -> pd.DataFrame:
+    losses = run["train_loss_every_100_steps"]
+    every_100 = pd.DataFrame(
+        {"step": [100 * n + 1 for n in range(len(losses))], "train_loss_last": losses}
+    )
+    measures = [key for key in run if key.startswith(("eval_", "train_batch_"))]
+    evaluated = pd.DataFrame({key: run[key] for key in measures if key != "eval_steps"})
+    evaluated["step"] = [step + 1 for step in run["eval_steps"]]
+    return every_100.merge(evaluated, how="left", on="step").assign(configuration=name, seed=0)
 
 
 def _settings() -> dict[str, dict[str, Any]]:

@@ -9,16 +9,16 @@ from typing import Any
 import pandas as pd
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Run:
-    """A run folder, read.
+    """A run folder, read; equal only to itself, so that what is computed from it can be cached.
 
     `trials` has one row for each configuration and seed, in the experiment's order: `status`
     (WAITING: listed in experiment.json but not begun; RUNNING: begun, no result yet; COMPLETE;
     FAILED; in a search also PRUNED and INFEASIBLE), `reason`, `diverged`, `parameters`, `key`,
     `adopted_from`, `steps_done` (optimizer updates in its last row), `origin` (in a search: who
-    asked for it) and its configuration under dotted names ("optim.learning_rate"). In a search a
-    trial's number stands as `configuration`.
+    asked for it), `folder` (None while WAITING) and its configuration under dotted names
+    ("optim.learning_rate"). In a search a trial's number stands as `configuration`.
     `rows` has every row of every metrics.jsonl, with its `configuration` and `seed`; it has no
     columns while no trial has written a row.
     """
@@ -69,6 +69,15 @@ def last_evaluation(steps: int, eval_every: int) -> int:
     return (steps - 1) // eval_every * eval_every
 
 
+def dotted(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration as config.json has it, under dotted names ("optim.learning_rate")."""
+    flat: dict[str, Any] = {}
+    for section, value in config.items():
+        fields = value if isinstance(value, dict) else {}
+        flat |= {f"{section}.{field}": leaf for field, leaf in fields.items()} or {section: value}
+    return flat
+
+
 def _read_experiment(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise ValueError(
@@ -91,11 +100,11 @@ def _read_trial(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     waiting = _waiting(config["name"], config["seed"])
     rows = _read_rows(folder / "metrics.jsonl")
     trial = (
-        _dotted(config["config"])
+        dotted(config["config"])
         | waiting
         | {field: value for field, value in result.items() if field != "metrics"}
         | {"key": config["key"], "origin": config.get("origin")}
-        | {"steps_done": rows[-1]["step"] if rows else 0}
+        | {"steps_done": rows[-1]["step"] if rows else 0, "folder": str(folder)}
     )
     return trial, rows
 
@@ -117,15 +126,9 @@ def _waiting(configuration: str, seed: int) -> dict[str, Any]:
         "reason": None,
         "diverged": False,
         "steps_done": 0,
+        "origin": None,
+        "folder": None,
     }
-
-
-def _dotted(config: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for section, value in config.items():
-        fields = value if isinstance(value, dict) else {}
-        flat |= {f"{section}.{field}": leaf for field, leaf in fields.items()} or {section: value}
-    return flat
 
 
 def _read_rows(file: Path) -> list[dict[str, Any]]:

@@ -1,13 +1,16 @@
 """What a search has come to: its trials by state, its cost, its best, and what seeds make of it."""
 
+import json
+import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from rich.table import Table
 from scipy import stats
 
-from analysis.runs import Run
+from analysis.runs import Run, dotted
 
 CONFIDENCE = 0.95
 SPENT = ("step", "tokens", "flops", "seconds")
@@ -90,8 +93,10 @@ def states_table(results: SearchResults) -> Table:
     return table
 
 
-def best_table(results: SearchResults, n_best: int = 5) -> Table:
-    """The best trials with what they differ in from each other, and the best of the six."""
+def best_trials(results: SearchResults, n_best: int = 5) -> pd.DataFrame:
+    """The best trials and the best of the six, by number: origin, objectives, and the settings in
+    which complete trials differ.
+    """
     ranked = results.ranked()
     reference = results.best_of_reference()
     shown = ranked.head(n_best)
@@ -103,11 +108,43 @@ def best_table(results: SearchResults, n_best: int = 5) -> Table:
         if str(name).startswith(("model.", "optim.", "data."))
         and ranked[name].drop_duplicates().size > 1
     ]
-    table = Table("setting", *shown["configuration"], box=None)
-    table.add_row("origin", *shown["origin"])
-    for name in [*results.objectives, *settings]:
-        table.add_row(str(name), *[_text(value) for value in shown[name]])
+    columns = ["origin", *results.objectives, *settings]
+    return shown.set_index("configuration").loc[:, columns]
+
+
+def best_table(results: SearchResults) -> Table:
+    """`best_trials` to read, a column each."""
+    best = best_trials(results)
+    table = Table("setting", *best.index, box=None)
+    for name in best:
+        table.add_row(str(name), *[_text(value) for value in best[name]])
     return table
+
+
+def rerun_command(run: Run, trial_folder: Path) -> str:
+    """The shell command that trains a trial of a search again, in a run folder of its own.
+
+    Beside the search's run folder it adopts the result instead, since nothing is trained twice.
+    """
+    experiment = run.experiment
+    config = dotted(json.loads((trial_folder / "config.json").read_bytes())["config"])
+    baseline = dotted(experiment["resolved"]["baseline"])
+    options = {
+        "profile": experiment["profile"],
+        "protocol": experiment["protocol"],
+        "corpus": experiment["data"]["corpus"],
+        "tokenizer": experiment["data"]["tokenizer"],
+        "precision": config.pop("precision"),
+        "name": f"{run.folder.name}-{trial_folder.name}",
+    }
+    settings = [
+        f"{path}={value}"
+        for path, value in config.items()
+        if value is not None and (value != baseline[path] or path.startswith("budget."))
+    ]
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    words += [word for setting in settings for word in ("--set", setting)]
+    return shlex.join(["quarterhour", "run", "baseline", *words])
 
 
 def seed_comparison(results: SearchResults) -> pd.DataFrame:

@@ -1,7 +1,6 @@
 """Files and folders written whole or not at all, and the user's cache folder."""
 
 import os
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -32,14 +31,18 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_folder(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary folder beside `path`, flush its files and rename it there."""
+    """Let `write` fill a folder beside `path`, flush its files and rename it there.
+
+    A folder that is there stays until the new one is whole.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        write(temporary)
-        for file_path in temporary.iterdir():
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as aside:
+        new = Path(aside) / "new"
+        new.mkdir()
+        write(new)
+        for file_path in (entry for entry in new.rglob("*") if entry.is_file()):
             with file_path.open("rb") as file:
                 os.fsync(file.fileno())
-        temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if path.exists():
+            path.rename(Path(aside) / "old")
+        new.rename(path)

@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,11 @@ import pytest
 from searches import Driver
 from tiny import write_corpus
 
+import tune.cli
+from analysis.runs import load_run
+from analysis.search import rerun_command
 from tune.cli import main
+from tune.ledger import Status, TrialSpec
 from tune.queue import waiting_points
 from tune.resources import plan_resources
 from tune.search import build_search, read_search
@@ -265,6 +270,26 @@ def test_an_enqueued_point_waits_with_the_searchs_budget(quarterhour: Quarterhou
     code, _, errors = quarterhour(*command.split())
     assert code == 2
     assert "that point is trial 0006 of runs/search already" in errors
+
+
+def test_the_command_of_a_trial_is_that_trial(
+    quarterhour: Quarterhour, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    search = read_search(folder / "runs/search")
+    point = {"optim.learning_rate": 1.7e-3 / 3, "optim.schedule": "linear", "model.n_layers": 2}
+    trial = search.trial(6, search.config_of(point), "sampler")
+    trial.write_config()
+    trial.write_result(Status.COMPLETE, {"step": 8})
+    command = rerun_command(load_run(folder / "runs/search"), trial.folder)
+    shown: list[TrialSpec] = []
+    monkeypatch.setattr(tune.cli, "_print_result", lambda _, spec: shown.append(spec))
+    code, output, _ = quarterhour(*shlex.split(command)[1:])
+    assert code == 0, output
+    assert [spec.folder for spec in shown] == [Path("runs/search-0006/baseline/seed0")]
+    assert shown[0].key == trial.key
+    result = shown[0].result()
+    assert result
+    assert result.adopted_from == "runs/search/0006"
 
 
 def test_help_names_the_commands_of_a_search(quarterhour: Quarterhour):

@@ -1,4 +1,4 @@
-"""The commands that tell what finished runs are worth: verify."""
+"""The commands that tell what runs have come to and are worth: report, verify."""
 
 import json
 from pathlib import Path
@@ -17,6 +17,7 @@ from analysis.verify import (
     verify_cells,
     verify_orderings,
 )
+from data.files import write_folder
 from tune.options import bad_input
 
 app = typer.Typer()
@@ -53,6 +54,47 @@ def verify(
             wide.print(f"{len(part)} {name}: {summary}", highlight=False)
     failed = sum(number[Verdict.FAILED] for number in number_of.values())
     raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def report(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="RUN…", help="Run folders, such as runs/grid.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to write, new or with an earlier report. Default: report in the first RUN."
+        ),
+    ] = None,
+) -> None:
+    """Write tables (csv, md, tex), figures (svg, png) and report.html, a page in a single file.
+
+    Runs may be unfinished or searches. Several runs are one report, each with a chapter. An earlier
+    report in the same place is replaced.
+    """
+    from analysis.report import PAGE, write_report
+
+    with bad_input():
+        runs = [load_run(folder) for folder in folders]
+        target = output or folders[0] / "report"
+        _check_replaceable(target)
+        write_folder(target, lambda folder: write_report(runs, folder))
+    print(f"report in {target / PAGE}")
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Raises ValueError where something else than a report would be lost."""
+    from analysis.report import CONTENTS
+
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output {folder} is a file: give a folder")
+    others = sorted({path.name for path in folder.glob("*")} - CONTENTS)
+    if others:
+        raise ValueError(
+            f"{folder} holds more than a report, such as {others[0]}, and would be replaced: give a"
+            " new folder with --output"
+        )
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:

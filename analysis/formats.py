@@ -1,0 +1,108 @@
+"""A table's cells as text for people, and that text as markdown and LaTeX."""
+
+import math
+from typing import Any
+
+import pandas as pd
+
+MISSING = "–"
+SIGNIFICANT_DIGITS = 4
+SPAN = 1e4  # of figures that can share their decimals
+LARGE = 1e9  # is written as a power of ten
+# Of the characters outside Latin-1, which pdflatex lacks, those that our texts have.
+_LATEX_CHARACTERS = str.maketrans(
+    {"–": "--", "—": "---", "…": "...", "−": "-", "≤": "<=", "≥": ">=", "→": "->", "’": "'"}
+)
+
+
+def texts(frame: pd.DataFrame) -> pd.DataFrame:
+    """Every cell as text, a named index as first columns; "–" for a figure that is not there.
+
+    The figures of a column have equal decimals: four significant digits of the largest. Where they
+    span more than four orders of magnitude, each has four significant digits of its own.
+    """
+    named: Any = frame.reset_index() if any(frame.index.names) else frame
+    return pd.DataFrame({header(name): _column_texts(named[name]) for name in named}, dtype=str)
+
+
+def numeric_headers(frame: pd.DataFrame) -> list[str]:
+    """The headers of `texts` over columns of figures, which are aligned to the right."""
+    named = frame.reset_index() if any(frame.index.names) else frame
+    return [header(name) for name in named.select_dtypes("number")]
+
+
+def header(column: Any) -> str:
+    """A column's name to read; a dotted one stays as --set takes it."""
+    name = str(column)
+    return name if "." in name else name.replace("_", " ")
+
+
+def markdown(cells: pd.DataFrame, numeric: list[str]) -> str:
+    """A table of texts in markdown."""
+    escaped = cells.map(lambda text: " ".join(text.replace("|", r"\|").split()))
+    aligned = ["right" if name in numeric else "left" for name in cells]
+    return escaped.to_markdown(index=False, disable_numparse=True, colalign=aligned) + "\n"
+
+
+def latex(cells: pd.DataFrame, numeric: list[str], title: str) -> str:
+    """A table of texts in LaTeX, no wider than the line, by booktabs and graphicx."""
+    aligned = "".join("r" if name in numeric else "l" for name in cells)
+    plain = cells.map(_latex_text).rename(columns=_latex_text)
+    tabular = plain.to_latex(index=False, escape=True, column_format=aligned)
+    return (
+        "% needs \\usepackage{booktabs} and \\usepackage{graphicx}\n"
+        f"\\begin{{table}}[htbp]\n\\centering\n\\caption{{{_latex_text(title)}}}\n"
+        "\\resizebox{\\ifdim\\width>\\linewidth \\linewidth\\else\\width\\fi}{!}{%\n"
+        f"{tabular}}}\n\\end{{table}}\n"
+    )
+
+
+def latex_document(files: list[str]) -> str:
+    """A document that shows these LaTeX tables and compiles as it is."""
+    inputs = "".join(f"\\input{{{file}}}\n\\clearpage\n" for file in files)
+    return (
+        "\\documentclass{article}\n\\usepackage[T1]{fontenc}\n\\usepackage{textcomp}\n"
+        "\\usepackage[landscape,margin=2cm]{geometry}\n"
+        "\\usepackage{booktabs}\n\\usepackage{graphicx}\n"
+        f"\\begin{{document}}\n{inputs}\\end{{document}}\n"
+    )
+
+
+def _column_texts(column: pd.Series) -> list[str]:
+    if not pd.api.types.is_numeric_dtype(column) or column.dtype == bool:
+        return [_cell_text(value) for value in column]
+    decimals = _decimals(column.dropna().abs())
+    if decimals is None:
+        return [_cell_text(figure) for figure in column]
+    return [MISSING if pd.isna(figure) else f"{figure:,.{decimals}f}" for figure in column]
+
+
+def _decimals(sizes: pd.Series) -> int | None:
+    """The decimals of a column of figures of these sizes; None if each has to have its own."""
+    if sizes.empty:
+        return 0
+    largest, smallest = sizes.max(), sizes[sizes > 0].min()
+    if largest >= LARGE or largest > SPAN * smallest:
+        return None
+    if (sizes % 1 == 0).all():
+        return 0
+    return max(0, SIGNIFICANT_DIGITS - 1 - math.floor(math.log10(largest)))
+
+
+def _cell_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not isinstance(value, float | int):
+        return "" if pd.isna(value) else str(value)
+    if pd.isna(value):
+        return MISSING
+    if value % 1 == 0 or abs(value) >= 10 ** (SIGNIFICANT_DIGITS - 1):
+        return f"{value:,.0f}" if abs(value) < LARGE else f"{value:.{SIGNIFICANT_DIGITS}g}"
+    return f"{value:.{SIGNIFICANT_DIGITS}g}"
+
+
+def _latex_text(text: str) -> str:
+    """In characters that pdflatex has, a line break as a space."""
+    known = text.translate(_LATEX_CHARACTERS)
+    known = " ".join("".join(c if c.isprintable() else " " for c in known).split())
+    return known.encode("latin-1", "replace").decode("latin-1")

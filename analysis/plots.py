@@ -1,0 +1,93 @@
+"""What all figures share: their colours, their axes, and the interval of a mean."""
+
+import textwrap
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogFormatter
+from scipy import stats
+
+from analysis.statistics import CONFIDENCE
+
+# Okabe and Ito's palette, which the colour-blind can tell apart, less its yellow.
+COLOURS = {
+    "baseline": "#000000",
+    "high_lr": "#D55E00",
+    "low_lr": "#56B4E9",
+    "large_batch": "#0072B2",
+    "short_seq": "#009E73",
+    "small_model": "#CC79A7",
+}
+"""The colour of each of the six in every figure."""
+OTHER_COLOURS = ("#E69F00", "#7F7F7F", "#8B5A2B", "#6A3D9A", "#66A61E", "#B2182B")
+PROPOSED_COLOUR = "#8DA0B3"
+"""Of a search's trials that are none of the six."""
+BEST_COLOUR = "#E69F00"
+"""Of the best of many: the best trial, a front, a fitted law."""
+NOTE_COLOUR = "#555555"
+"""Of remarks in a figure."""
+_NOTE_WIDTH = 14  # characters an inch
+_LEGEND_INCHES, _CHARACTER_INCHES = 0.7, 0.085  # of an entry, and of each of its characters
+
+
+def colours(configurations: Iterable[str]) -> dict[str, str]:
+    """The colour of each configuration: the six have their own, others take the rest in turn."""
+    names = list(dict.fromkeys(configurations))
+    others = [name for name in names if name not in COLOURS]
+    own = {name: OTHER_COLOURS[n % len(OTHER_COLOURS)] for n, name in enumerate(others)}
+    return {name: COLOURS.get(name) or own[name] for name in names}
+
+
+def interval(values: Any) -> pd.DataFrame:
+    """Mean, 95 % interval of the mean (Student t) and n of a grouped series; NaN where n is 1."""
+    n = values.count()
+    half = pd.Series(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1), index=n.index) * values.sem()
+    mean = values.mean()
+    return pd.DataFrame({"mean": mean, "low": mean - half, "high": mean + half, "n": n})
+
+
+def figure_and_axes(
+    size: tuple[float, float], n_rows: int = 1, n_columns: int = 1
+) -> tuple[Figure, Any]:
+    """A Figure and its axes, an array of them if there are several."""
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(n_rows, n_columns)
+    for pair in figure.axes:
+        pair.spines[["top", "right"]].set_visible(False)
+        pair.grid(alpha=0.25)
+        pair.set_axisbelow(True)
+    return figure, axes
+
+
+def add_note(figure: Figure, text: str) -> None:
+    """A remark below the axes, so that the picture alone says what it leaves out."""
+    lines = textwrap.fill(text, int(figure.get_figwidth() * _NOTE_WIDTH))
+    figure.supxlabel(lines, fontsize="small", color=NOTE_COLOUR)
+
+
+def add_legend(figure: Figure, axes: Axes) -> None:
+    """A legend above the axes, of what these axes show."""
+    handles, labels = axes.get_legend_handles_labels()
+    width = _LEGEND_INCHES + _CHARACTER_INCHES * max(map(len, labels))
+    columns = max(1, int(figure.get_figwidth() / width))
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
+
+
+def plain_log(axis: Axis) -> None:
+    """A log scale whose ticks read 6, 7 and 2M, not 6 x 10^0."""
+    (axis.axes.set_xscale if axis is axis.axes.xaxis else axis.axes.set_yscale)("log")
+    axis.set_major_formatter(_PlainLogFormatter())
+    axis.set_minor_formatter(_PlainLogFormatter(minor_thresholds=(1.3, 0.5)))
+
+
+class _PlainLogFormatter(LogFormatter):
+    """Writes those ticks that LogFormatter would, as plain numbers."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        if not super().__call__(x, pos):
+            return ""
+        return f"{x:g}" if x < 1e4 else EngFormatter(sep="")(x)

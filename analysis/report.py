@@ -1,0 +1,179 @@
+"""A report on runs: every table as csv, markdown and LaTeX, every figure as svg and png, one page.
+
+The page is a single file that needs no network: figures are data URIs, styles and script inline.
+"""
+
+import base64
+import inspect
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import comparison, formats
+from analysis.comparison import Comparison
+from analysis.overview import remarks
+from analysis.registry import COMMON_SECTIONS, RUN_SECTIONS, Section
+from analysis.runs import Run
+
+PAGE = "report.html"
+TABLES, FIGURES = "tables", "figures"
+CONTENTS = {PAGE, TABLES, FIGURES}
+"""What a report's folder holds."""
+PNG_DPI = 150
+# The same figure is the same file; text as outlines looks the same wherever it is opened.
+_STYLE: Any = {"svg.hashsalt": "quarterhour", "svg.fonttype": "path", "font.size": 10}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableView:
+    """A table as the page shows it."""
+
+    id: str
+    title: str
+    caption: str
+    cells: pd.DataFrame
+    numeric: list[str]
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigureView:
+    """A figure as the page shows it; without `source` there was nothing to draw."""
+
+    id: str
+    title: str
+    caption: str
+    source: str | None
+    inches: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SectionView:
+    """A section as the page shows it."""
+
+    id: str
+    title: str
+    tables: list[TableView] = field(default_factory=list)
+    figures: list[FigureView] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chapter:
+    """The sections of one run, or of all runs together."""
+
+    title: str
+    remarks: list[str]
+    sections: list[SectionView]
+
+
+def write_report(runs: Sequence[Run], folder: Path) -> None:
+    """Write the report on `runs`, finished or not, into `folder`.
+
+    Of several runs each has a chapter, and its files a folder of the run's name.
+    """
+    with mpl.rc_context(_STYLE):
+        chapters = [
+            Chapter(
+                title=f"Run {run.folder.name}",
+                remarks=remarks(run),
+                sections=_sections(run, RUN_SECTIONS, folder, subfolder),
+            )
+            for run, subfolder in _subfolders(runs).items()
+        ]
+        common = _sections(runs, COMMON_SECTIONS, folder, "")
+        chapters.append(Chapter(title="Beyond one run", remarks=[], sections=common))
+    written = sorted(path.relative_to(folder / TABLES) for path in folder.glob("**/*.tex"))
+    document = formats.latex_document([path.as_posix() for path in written])
+    (folder / TABLES / "tables.tex").write_text(document, encoding="utf-8")
+    shown = [chapter for chapter in chapters if chapter.sections]
+    (folder / PAGE).write_text(_page(runs, shown), encoding="utf-8")
+
+
+def _subfolders(runs: Sequence[Run]) -> dict[Run, str]:
+    """Where the files of each run go, and what its sections are called; nowhere for a lone run."""
+    names = [run.folder.resolve().name for run in runs]
+    if len(set(names)) < len(names):
+        raise ValueError("two run folders have the same name: give a link to one of them")
+    return {run: name if len(runs) > 1 else "" for run, name in zip(runs, names, strict=True)}
+
+
+def _sections(
+    subject: Any, sections: Sequence[Section[Any]], folder: Path, subfolder: str
+) -> list[SectionView]:
+    """Write the files of the sections that apply, and the views of them."""
+    tables, figures = folder / TABLES / subfolder, folder / FIGURES / subfolder
+    for path in (tables, figures):
+        path.mkdir(parents=True, exist_ok=True)
+    return [
+        SectionView(
+            id=f"{subfolder}-{section.name}".strip("-"),
+            title=section.title,
+            tables=[
+                _table(make(subject), make, title, tables / name)
+                for name, (title, make) in section.tables.items()
+            ],
+            figures=[
+                _figure(make(subject), make, title, figures / name)
+                for name, (title, make) in section.figures.items()
+            ],
+        )
+        for section in sections
+        if section.applies(subject)
+    ]
+
+
+def _table(made: pd.DataFrame | Comparison, maker: Any, title: str, path: Path) -> TableView:
+    """Write a table's three files, and the view of it."""
+    note = ""
+    if isinstance(made, Comparison):
+        cells, note = comparison.texts(made), made.note
+        numeric, title = [name for name in cells if name != "configuration"], made.heading
+        frame = made.frame().rename_axis("configuration")
+    else:
+        cells, numeric, frame = formats.texts(made), formats.numeric_headers(made), made
+    frame.to_csv(path.with_suffix(".csv"), float_format="%.10g", index=any(frame.index.names))
+    path.with_suffix(".md").write_text(formats.markdown(cells, numeric), encoding="utf-8")
+    path.with_suffix(".tex").write_text(formats.latex(cells, numeric, title), encoding="utf-8")
+    return TableView(
+        id=path.name, title=title, caption=_caption(maker), cells=cells, numeric=numeric,
+        note=note,
+    )  # fmt: skip
+
+
+def _figure(made: Figure | None, maker: Any, title: str, path: Path) -> FigureView:
+    """Write a figure's two files, and the view of it."""
+    source, inches = None, 0.0
+    if made:
+        inches = made.get_figwidth()
+        svg = io.BytesIO()
+        made.savefig(svg, format="svg", metadata={"Date": None})
+        made.savefig(path.with_suffix(".png"), dpi=PNG_DPI)
+        path.with_suffix(".svg").write_bytes(svg.getvalue())
+        source = f"data:image/svg+xml;base64,{base64.b64encode(svg.getvalue()).decode()}"
+    return FigureView(
+        id=path.name, title=title, caption=_caption(maker), source=source, inches=inches
+    )
+
+
+def _caption(maker: Any) -> str:
+    """The first paragraph of a maker's docstring, less the markup of code."""
+    first = (inspect.getdoc(maker) or "").split("\n\n")[0]
+    return " ".join(first.split()).replace("`", "")
+
+
+def _page(runs: Sequence[Run], chapters: Sequence[Chapter]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(runs=runs, chapters=chapters)

@@ -1,0 +1,143 @@
+"""Figures of what the paper leaves out: equal costs, learning by heart, calibration, scaling."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from analysis.calibration import calibration, reliability
+from analysis.costs import VIEWS, equal_cost
+from analysis.figures import Panel, curves
+from analysis.memorisation import gap_over_time
+from analysis.plots import (
+    BEST_COLOUR,
+    COLOURS,
+    NOTE_COLOUR,
+    PROPOSED_COLOUR,
+    add_legend,
+    add_note,
+    colours,
+    figure_and_axes,
+    plain_log,
+)
+from analysis.runs import Run
+from analysis.scaling import AXES, LAW, fits, law, points
+
+MEMORISATION_PANELS = (
+    Panel(column="eval_loss", label="loss on leaky windows (nats)"),
+    Panel(column="heldout_loss", label="held-out loss (nats)"),
+    Panel(column="gap", label="gap: held-out - leaky (nats)"),
+)
+
+
+def memorisation_gap(run: Run) -> Figure | None:
+    """Loss on the study's validation windows, which overlap training; on unseen documents; the gap.
+
+    A rising gap is training text learned by heart.
+    """
+    gaps = replace(run, rows=gap_over_time(run))
+    return curves(gaps, MEMORISATION_PANELS, size=(12, 4), n_columns=3)
+
+
+def equal_cost_losses(run: Run) -> Figure | None:
+    """Held-out loss of the configurations at equal steps, tokens, FLOPs and device-seconds.
+
+    Numbers are ranks; a hollow dot is interpolated on a curve whose schedule was made for another
+    length. Seconds on a shared device are left out.
+    """
+    table = equal_cost(run)
+    ranked: Any = table.loc[table["rank"].notna()]
+    if ranked.empty:
+        return None
+    names = list(dict.fromkeys(table["configuration"]))
+    figure, _ = figure_and_axes((13, 1.6 + 0.4 * len(names)), 1, len(VIEWS))
+    for axes, view in zip(figure.axes, VIEWS, strict=True):
+        own = ranked.loc[ranked["view"] == view]
+        _draw_view(axes, own.to_dict("records"), names)
+        axes.set(title=f"equal {view}", xlabel="held-out loss (nats)")
+        if len(own):
+            axes.set_xlabel(
+                f"held-out loss (nats)\nat {EngFormatter(places=1)(own['cost'].iloc[0])}"
+            )
+        else:
+            axes.set(xticks=[], xlabel="")
+            axes.text(0.5, 0.5, "device shared:\nnot ranked", transform=axes.transAxes, ha="center")
+    for axes in figure.axes[1:]:
+        axes.tick_params(labelleft=False)
+    add_note(figure, "numbers: ranks; hollow: interpolated; bars: 95 % over seeds")
+    return figure
+
+
+def _draw_view(axes: Axes, rows: list[dict[str, Any]], names: list[str]) -> None:
+    own = colours(names)
+    for row in rows:
+        name = row["configuration"]
+        half = row["high"] - row["heldout_loss"] if row["n"] > 1 else None
+        axes.errorbar(
+            row["heldout_loss"], names.index(name), xerr=half, fmt="o", color=own[name],
+            markerfacecolor="white" if row["interpolated"] else own[name], capsize=3,
+        )  # fmt: skip
+        place = (row["heldout_loss"], names.index(name))
+        axes.annotate(f"{row['rank']:.0f}", place, (0, 6), textcoords="offset points", ha="center")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.7)
+    axes.margins(x=0.15)
+
+
+def reliability_diagram(run: Run) -> Figure | None:
+    """Accuracy of the tokens in each bin of confidence, at the last evaluation, all seeds together.
+
+    On the diagonal a model is right as often as it is confident; ECE is the expected calibration
+    error. Larger dots hold more tokens.
+    """
+    bins: Any = reliability(run)
+    if bins.empty:
+        return None
+    errors: Any = calibration(run).set_index("configuration")["ece"]
+    figure, axes = figure_and_axes((6.5, 6))
+    axes.plot([0, 1], [0, 1], "--", color=NOTE_COLOUR, label="calibrated")
+    own_colours = colours(run.trials["configuration"])
+    for name, own in bins.dropna().groupby("configuration", sort=False):
+        colour, label = own_colours[name], f"{name}, ECE {errors[name]:.3f}"
+        axes.plot(own["confidence"], own["accuracy"], color=colour, label=label)
+        sizes = 100 * own["tokens"] / own["tokens"].sum()
+        axes.scatter(own["confidence"], own["accuracy"], sizes + 5, color=colour)
+    axes.set(xlabel="confidence (mean of the bin)", ylabel="accuracy", aspect="equal")
+    add_legend(figure, axes)
+    return figure
+
+
+def scaling_laws(runs: Sequence[Run]) -> Figure | None:
+    """Held-out loss of the complete configurations against parameters, tokens and FLOPs.
+
+    Lines are the power laws with an offset, where there are points enough; data that differ have
+    markers that differ.
+    """
+    measured: Any = points(runs)
+    if measured.empty:
+        return None
+    laws: Any = fits(runs)
+    figure, _ = figure_and_axes((13, 4.5), 1, len(AXES))
+    for axes, axis in zip(figure.axes, AXES, strict=True):
+        by_data = measured.groupby("data", sort=False)
+        for (_, of_data), marker in zip(by_data, cycle("osD^v"), strict=False):
+            own = [COLOURS.get(name, PROPOSED_COLOUR) for name in of_data["configuration"]]
+            axes.scatter(of_data[axis], of_data["heldout_loss"], c=own, marker=marker, s=25)
+        fitted = laws.loc[(laws["axis"] == axis) & (laws["reason"] == "")]
+        for row in fitted.to_dict("records"):
+            x = np.geomspace(measured[axis].min(), measured[axis].max(), 200)
+            exponent, *bounds = (row[f"exponent{end}"] for end in ("", "_low", "_high"))
+            label = "exponent {:.2f} [{:.2f}, {:.2f}]".format(exponent, *bounds)
+            axes.plot(x, law(x, *(row[name] for name in LAW)), color=BEST_COLOUR, label=label)
+        if len(fitted):
+            axes.legend(frameon=False)
+        else:
+            axes.set_title("no fit", color=NOTE_COLOUR, fontsize="medium")
+        axes.set(xlabel=axis, ylabel="held-out loss (nats)")
+        plain_log(axes.xaxis)
+    return figure

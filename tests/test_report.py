@@ -1,0 +1,429 @@
+"""The report: its files, its page, the command, and what a browser makes of it."""
+
+import csv
+import io
+import re
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from made_up import training_rows, write_grid, write_search
+from matplotlib.figure import Figure
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from test_runs import write_experiment, write_trial
+
+import analysis.report
+from analysis import formats
+from analysis.comparison import Comparison
+from analysis.overview import remarks
+from analysis.registry import COMMON_SECTIONS, RUN_SECTIONS, Section
+from analysis.report import write_report
+from analysis.runs import Run, load_run
+from tune.cli import main
+
+BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+LATEX = shutil.which("pdflatex") or shutil.which("tectonic")
+
+
+def unfinished(folder: Path) -> Path:
+    """Of two configurations one has begun, and has not got to an evaluation at its end."""
+    run = write_experiment(folder, ["baseline", "high_lr"])
+    write_trial(run, "baseline", training_rows(3, {}, 30))
+    return run
+
+
+def one_trial(folder: Path) -> Path:
+    """A single configuration, of which no row is written yet."""
+    run = write_experiment(folder, ["baseline"])
+    write_trial(run, "baseline", [])
+    return run
+
+
+RUNS = {
+    "finished": lambda folder: write_grid(folder, seeds=2),
+    "unfinished": unfinished,
+    "one_trial": one_trial,
+    "waiting": lambda folder: write_experiment(folder, ["baseline", "mine"], seeds=2),
+    "unknown": lambda folder: write_trial(
+        write_experiment(folder, ["mine"]), "mine", training_rows(3, {})
+    ).parents[1],
+    "search": lambda folder: write_search(folder, 12, fresh=True),
+    "search_of_one": lambda folder: write_search(folder, 1),
+    "search_begun": lambda folder: write_search(folder, 2, n_rows=20),
+    "front": lambda folder: write_search(folder, 9, objectives=("heldout_loss", "tokens")),
+}
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return load_run(RUNS[request.param](tmp_path_factory.mktemp("runs") / request.param))
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report on a grid and a search."""
+    folder = tmp_path_factory.mktemp("report")
+    runs = [write_grid(folder / "six", seeds=2), write_search(folder / "wide", 12, fresh=True)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(analysis.report, "PNG_DPI", 30)
+        write_report([load_run(run) for run in runs], folder / "report")
+    return folder / "report"
+
+
+def applying(run: Run) -> Iterator[tuple[Section[Any], Any]]:
+    for sections, subject in ((RUN_SECTIONS, run), (COMMON_SECTIONS, [run])):
+        for section in sections:
+            if section.applies(subject):
+                yield section, subject
+
+
+def test_every_table_and_figure_is_made_of_any_run(run: Run):
+    for section, subject in applying(run):
+        for name, (title, make) in section.tables.items():
+            made = make(subject)
+            assert isinstance(made, pd.DataFrame | Comparison), name
+            assert make.__doc__, f"{name} has no caption"
+            assert not re.search(r"[&%$#_{}~^\\]", title), "the title stands in LaTeX as it is"
+            if isinstance(made, pd.DataFrame):
+                assert formats.texts(made).columns.is_unique
+        for name, (_, make) in section.figures.items():
+            assert isinstance(make(subject), Figure | None), name
+            assert make.__doc__, f"{name} has no caption"
+
+
+def test_another_table_is_a_function_and_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def widths(run: Run) -> pd.DataFrame:
+        """How wide each is."""
+        return run.trials[["configuration", "model.d_model"]]
+
+    section = Section(name="mine", title="Mine", tables={"widths": ("Widths", widths)})
+    monkeypatch.setattr(analysis.report, "RUN_SECTIONS", [section])
+    monkeypatch.setattr(analysis.report, "COMMON_SECTIONS", [])
+    write_report([load_run(one_trial(tmp_path / "run"))], made := tmp_path / "report")
+    assert (made / "tables/widths.csv").read_text() == "configuration,model.d_model\nbaseline,384\n"
+    page = Page((made / "report.html").read_text(encoding="utf-8"))
+    assert "Widths How wide each is." in " ".join(page.text.split())
+
+
+def test_names_of_files_are_given_once():
+    sections = [*RUN_SECTIONS, *COMMON_SECTIONS]
+    for kind in ("tables", "figures"):
+        names = Counter(name for section in sections for name in getattr(section, kind))
+        assert max(names.values()) == 1
+    assert len({section.name for section in sections}) == len(sections)
+
+
+def test_every_table_has_three_files_and_every_figure_two(report: Path):
+    tables = {path.stem for path in (report / "tables/six").glob("*.csv")}
+    assert {"table1_configurations", "table8_validation", "provenance", "pairwise"} <= tables
+    for suffix in ("md", "tex"):
+        assert {path.stem for path in (report / "tables/six").glob(f"*.{suffix}")} == tables
+    figures = {path.stem for path in (report / "figures/wide").glob("*.svg")}
+    assert {"history", "importances", "slices", "parallel", "learning_curves"} <= figures
+    assert {path.stem for path in (report / "figures/wide").glob("*.png")} == figures
+    assert {path.name for path in report.iterdir()} == analysis.report.CONTENTS
+
+
+def test_csv_holds_the_figures_unrounded(report: Path):
+    run = load_run(report.parent / "six")
+    read = pd.read_csv(report / "tables/six/trials.csv", index_col=["configuration", "seed"])
+    last = run.rows.groupby(["configuration", "seed"])["heldout_loss"].last()
+    assert read["heldout_loss"].to_dict() == pytest.approx(last.to_dict(), rel=1e-9)
+
+
+def test_markdown_tables_have_the_same_cells_in_every_row(report: Path):
+    for path in report.glob("tables/**/*.md"):
+        rows = [re.split(r"(?<!\\)\|", line) for line in path.read_text().splitlines()]
+        assert len({len(row) for row in rows}) <= 1, path
+
+
+def test_latex_tables_are_whole(report: Path):
+    for path in [*report.glob("tables/*/*.tex"), report / "tables/contradictions.tex"]:
+        text = path.read_text(encoding="utf-8")
+        text.encode("latin-1")
+        bare = re.sub(r"\\[\\{}&%$#_]", "", text)
+        assert bare.count("{") == bare.count("}"), path
+        assert "$" not in bare
+        assert "#" not in bare
+        assert Counter(re.findall(r"\\begin\{(\w+)", text)) == Counter(
+            re.findall(r"\\end\{(\w+)", text)
+        )
+        columns = re.search(r"\\begin\{tabular\}\{([lr]*)\}", text)
+        assert columns
+        rows = [line for line in bare.splitlines() if line.endswith(" ") and "&" in line]
+        assert {row.count("&") + 1 for row in rows} <= {len(columns[1])}, path
+        for rule in ("toprule", "midrule", "bottomrule"):
+            assert text.count(f"\\{rule}") == 1
+    document = (report / "tables/tables.tex").read_text()
+    inputs = re.findall(r"\\input\{(.*)\}", document)
+    tables = {path.relative_to(report / "tables").as_posix() for path in report.rglob("*.tex")}
+    assert set(inputs) == tables - {"tables.tex"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not LATEX, reason="neither pdflatex nor tectonic is installed")
+def test_latex_tables_compile_as_they_are(report: Path):
+    quiet = ["-interaction=nonstopmode", "-halt-on-error"] if "pdflatex" in str(LATEX) else []
+    command = [str(LATEX), *quiet, "tables.tex"]
+    subprocess.run(command, cwd=report / "tables", check=True, capture_output=True)
+
+
+class Page(HTMLParser):
+    """Tags of a page with their attributes, and its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def values(self, attribute: str) -> list[str]:
+        return [value for _, own in self.tags if (value := own.get(attribute))]
+
+
+def test_the_page_needs_nothing_but_itself(report: Path):
+    page = Page((report / "report.html").read_text(encoding="utf-8"))
+    assert all(source.startswith("data:image/svg+xml;base64,") for source in page.values("src"))
+    links = page.values("href")
+    ids = page.values("id")
+    assert len(set(ids)) == len(ids)
+    assert {link.removeprefix("#") for link in links if link != "data:,"} <= set(ids)
+    assert {"six-paper", "six-verify", "wide-search", "contradictions"} <= set(ids)
+    assert "wide-paper" not in ids
+    assert "url(" not in (report / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_page_shows_what_a_run_wrote_as_text(report: Path):
+    page = Page((report / "report.html").read_text(encoding="utf-8"))
+    assert "baseline <b>at</b> 2000 | & \\ {}" in page.text
+    assert not [tag for tag, _ in page.tags if tag == "b"]
+
+
+def test_what_a_reader_has_to_know_first(tmp_path: Path):
+    assert remarks(load_run(unfinished(tmp_path / "run"))) == [
+        "Trials: 1 RUNNING, 1 WAITING.",
+        "The run is not finished: figures that are not there are missing or –.",
+        "baseline: seed 0 RUNNING at step 561 of 2,000.",
+        "high_lr: seed 0 WAITING.",
+        "One seed: a difference between configurations may be seed noise alone.",
+    ]
+    six = write_grid(tmp_path / "six", seeds=2, data={"tokenizer": "builtin"})
+    assert remarks(load_run(six)) == [
+        "Trials: 12 COMPLETE.",
+        "Not comparable with the study: other tokenizer.",
+    ]
+
+
+def test_cells_are_written_to_be_read():
+    frame = pd.DataFrame(
+        {
+            "loss_now": [5.68412, 261.2461, float("nan")],
+            "tokens": [1_000, 2_000_000, 3],
+            "p": [0.5, 1.5e-6, 0.25],
+            "flops": [6.144e13, 1.0, 2.0],
+            "ties": [True, False, True],
+            "reason": ["a|b", None, "two\nlines"],
+        }
+    )
+    cells = formats.texts(frame)
+    assert cells["loss now"].to_list() == ["5.7", "261.2", "–"]
+    assert cells["tokens"].to_list() == ["1,000", "2,000,000", "3"]
+    assert cells["p"].to_list() == ["0.5", "1.5e-06", "0.25"]
+    assert cells["flops"].to_list() == ["6.144e+13", "1", "2"]
+    assert cells["ties"].to_list() == ["yes", "no", "yes"]
+    numeric = formats.numeric_headers(frame)
+    assert numeric == ["loss now", "tokens", "p", "flops"]
+    assert r"a\|b" in formats.markdown(cells, numeric)
+    assert "two lines" in formats.latex(cells, numeric, "Title")
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr("sys.argv", ["quarterhour", "report", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(str(ended.value.code or 0))
+
+
+def test_the_command_replaces_an_earlier_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    run = one_trial(tmp_path / "run")
+    (run / "report/tables").mkdir(parents=True)
+    (run / "report/tables/old.csv").touch()
+    assert command(monkeypatch, str(run)) == 0
+    assert capsys.readouterr().out == f"report in {run / 'report/report.html'}\n"
+    assert {path.name for path in (run / "report").iterdir()} == analysis.report.CONTENTS
+    assert not (run / "report/tables/old.csv").exists()
+    assert not [path.name for path in run.iterdir() if path.name.startswith(".report")]
+    assert load_run(run).trials["status"].to_list() == ["RUNNING"]
+    page = Page((run / "report/report.html").read_text(encoding="utf-8"))
+    assert page.text.count("Nothing to draw yet.") > 5
+
+
+def test_a_report_that_cannot_be_written_leaves_the_earlier_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = one_trial(tmp_path / "run")
+    (run / "report").mkdir()
+    (run / "report/report.html").write_text("earlier")
+    monkeypatch.setattr(analysis.report, "_page", lambda *_: 1 / 0)
+    monkeypatch.setattr("sys.argv", ["quarterhour", "report", str(run)])
+    with pytest.raises(ZeroDivisionError):
+        main()
+    assert (run / "report/report.html").read_text() == "earlier"
+    assert [path.name for path in run.glob("*report*")] == ["report"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["nowhere"], r"run folder nowhere does not exist: .*runs/grid"),
+        (["run", "--output", "full"], r"full holds more than a report, such as thesis.txt"),
+        (["run", "--output", "full/thesis.txt"], r"thesis.txt is a file: give a folder"),
+        (["run", "other/run"], r"two run folders have the same name"),
+        ([], r"Missing argument"),
+    ],
+)
+def test_bad_input_ends_in_one_line(
+    arguments: list[str],
+    error: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(tmp_path)
+    one_trial(tmp_path / "run")
+    (tmp_path / "other").mkdir()
+    one_trial(tmp_path / "other/run")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/thesis.txt").write_text("mine")
+    assert command(monkeypatch, *arguments) == 2
+    said = capsys.readouterr().err
+    assert re.search(error, said)
+    assert len(said.splitlines()) == 1
+    assert (tmp_path / "full/thesis.txt").read_text() == "mine"
+
+
+# What is cut off: outside the window, and in no box that scrolls sideways.
+CUT_OFF = """
+const inScroller = element => {
+  for (let box = element.parentElement; box; box = box.parentElement)
+    if (getComputedStyle(box).overflowX === "auto") return true;
+};
+return [...document.body.querySelectorAll("*")].filter(element => {
+  const box = element.getBoundingClientRect();
+  return box.width && (box.right > innerWidth + 1 || box.left < -1) && !inScroller(element);
+}).map(element => element.outerHTML.slice(0, 80));
+"""
+BROKEN = "return [...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.alt)"
+# Ratios of text to background by WCAG's formula, of every element with text of its own.
+CONTRAST = """
+const channels = colour => {
+  const context = new OffscreenCanvas(1, 1).getContext("2d");
+  context.fillStyle = colour;
+  context.fillRect(0, 0, 1, 1);
+  return [...context.getImageData(0, 0, 1, 1).data];
+};
+const luminance = colour => {
+  const [r, g, b] = channels(colour).map(c => c / 255)
+    .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+};
+const backOf = element => {
+  for (let box = element; box; box = box.parentElement) {
+    const colour = getComputedStyle(box).backgroundColor;
+    if (channels(colour)[3]) return colour;
+  }
+};
+const ratios = {};
+for (const element of document.body.querySelectorAll("*")) {
+  if (![...element.childNodes].some(node => node.nodeType === 3 && node.data.trim())) continue;
+  if (["SCRIPT", "STYLE"].includes(element.tagName)) continue;
+  const pair = [getComputedStyle(element).color, backOf(element)];
+  const [dark, light] = pair.map(luminance).sort((a, b) => a - b);
+  ratios[pair.join(" on ")] = (light + 0.05) / (dark + 0.05);
+}
+return ratios;
+"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[webdriver.Chrome]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER or ""
+    for switch in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "hide-scrollbars"):
+        options.add_argument(f"--{switch}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    with webdriver.Chrome(options, Service(DRIVER)) as driver:
+        yield driver
+
+
+def opened(browser: webdriver.Chrome, report: Path, width: int, scheme: str) -> None:
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    browser.get((report / "report.html").as_uri())
+
+
+needs_browser = pytest.mark.skipif(
+    not (BROWSER and DRIVER), reason="chromium and chromedriver are not installed"
+)
+
+
+@pytest.mark.slow
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1400])
+def test_a_browser_shows_all_of_the_page(
+    width: int, scheme: str, report: Path, browser: webdriver.Chrome
+):
+    opened(browser, report, width, scheme)
+    assert browser.get_log("browser") == []
+    assert browser.execute_script(BROKEN) == []
+    assert browser.execute_script("return document.documentElement.scrollWidth") == width
+    assert browser.execute_script(CUT_OFF) == []
+    ratios: dict[str, float] = browser.execute_script(CONTRAST)
+    assert len(ratios) > 3
+    assert min(ratios.values()) >= 4.5, ratios
+
+
+@pytest.mark.slow
+@needs_browser
+def test_a_click_on_a_heading_sorts_the_table(report: Path, browser: webdriver.Chrome):
+    opened(browser, report, 1400, "light")
+    table = browser.find_element("xpath", "//h3[.='Trials']/following::table[1]")
+    headers = [cell.text for cell in table.find_elements("css selector", "th")]
+    place = headers.index("heldout loss")
+
+    def column() -> list[float]:
+        rows = table.find_elements("css selector", "tbody tr")
+        return [float(row.find_elements("css selector", "td")[place].text) for row in rows]
+
+    button = table.find_elements("css selector", "th button")[place]
+    before = column()
+    button.click()
+    assert column() == sorted(before)
+    button.click()
+    assert column() == sorted(before, reverse=True) != before
+    head = table.find_elements("css selector", "th")[place]
+    assert head.get_attribute("aria-sort") == "descending"
+
+
+def test_files_are_read_by_other_programs(report: Path):
+    for path in report.glob("tables/*/*.csv"):
+        rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"))))
+        assert len({len(row) for row in rows}) == 1, path

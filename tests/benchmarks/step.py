@@ -118,11 +118,10 @@ def copy_rate() -> float:
     return 2 * source.nbytes / statistics.median(times)
 
 
-def part_of(event: object, vocab_size: int) -> str:
-    """The part of a step that an operator belongs to."""
-    sizes = {size for shape in event.input_shapes for size in shape if isinstance(shape, list)}  # type: ignore
-    name = event.key  # type: ignore
-    if name in ("aten::mm", "aten::linear", "aten::addmm"):
+def part_of(name: str, shapes: Iterable[Iterable[int]], vocab_size: int) -> str:
+    """The part of a step that an operator belongs to, by its name and its inputs' shapes."""
+    sizes = {size for shape in shapes for size in shape}
+    if name in ("aten::mm", "aten::addmm"):
         return "products of the head" if vocab_size in sizes else "products of the layers"
     if name in ("aten::bmm", "aten::baddbmm_"):
         return "products of attention"
@@ -142,7 +141,7 @@ def time_by_part(config: TrialConfig) -> dict[str, float]:
         total = seconds(step, batch)
     parts: dict[str, float] = {}
     for event in profiler.key_averages(group_by_input_shape=True):
-        part = part_of(event, config.model.vocab_size)
+        part = part_of(event.key, event.input_shapes, config.model.vocab_size)
         parts[part] = parts.get(part, 0.0) + event.self_cpu_time_total / 1e6
     parts["other"] = max(0.0, total - sum(parts.values()))
     return parts

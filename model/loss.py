@@ -1,6 +1,6 @@
 """Cross-entropy and token metrics in blocks of tokens: no tensor is ever tokens x vocabulary.
 
-Shapes: N tokens (batch x time), D d_model, V vocabulary, R rows (tokens) of one block.
+Shapes: N tokens (batch x time), D d_model, V vocabulary; R tokens of one block, C entries of V.
 """
 
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ from torch import Tensor
 from model.precision import compute_dtype
 
 BLOCK_ROWS = 512
+BLOCK_ENTRIES = 8_192  # of the vocabulary, for the embedding's gradient of a block of rows
 METRIC_ELEMENTS = 2**20  # of a block of logits: 4 MB, which stay in a CPU's cache
 # Keeps small probabilities above fp16's subnormals; a power of two, so exact in every dtype. It is
 # what the reference's initial loss scale of 65,536 comes to in the mean over its 4,096 tokens.
@@ -21,14 +22,13 @@ GRAD_SCALE = 16.0
 class _MeanCrossEntropy(torch.autograd.Function):
     """Makes the gradients in the forward pass, while a block's logits are there.
 
-    All blocks share one set of buffers: on a CPU, fresh memory costs as much as the arithmetic.
+    All blocks share one buffer: on a CPU, fresh memory costs as much as the arithmetic.
     """
 
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor) -> Tensor:
         h_ND, e_VD = (x.to(compute_dtype(x)) for x in (hidden_ND, embedding_VD))
         grad_h_ND, grad_e_VD = torch.empty_like(h_ND), torch.zeros_like(embedding_VD)
-        block_e_VD = torch.empty_like(e_VD)
         buffer_RV = h_ND.new_empty(min(BLOCK_ROWS, len(h_ND)), len(e_VD))
         rows_R = torch.arange(len(buffer_RV), device=buffer_RV.device)
         loss_sum = hidden_ND.new_zeros((), dtype=torch.float32)
@@ -39,8 +39,10 @@ class _MeanCrossEntropy(torch.autograd.Function):
             block_RV.mul_(GRAD_SCALE)
             block_RV[rows_R[: len(h_RD)], target_R] -= GRAD_SCALE  # scatter_add_ copies the block
             torch.mm(block_RV, e_VD, out=grad_h_RD)
-            torch.mm(block_RV.T, h_RD, out=block_e_VD)
-            grad_e_VD += block_e_VD
+            for grad_e_CD, block_RC in zip(
+                grad_e_VD.split(BLOCK_ENTRIES), block_RV.split(BLOCK_ENTRIES, 1), strict=True
+            ):
+                grad_e_CD += block_RC.T @ h_RD
         ctx.save_for_backward(grad_h_ND, grad_e_VD)
         ctx.hidden_dtype = hidden_ND.dtype
         return loss_sum / len(h_ND)

@@ -8,6 +8,8 @@ import golden
 import pytest
 import torch
 
+from tune.golden import build_trainer
+
 FILE = Path(__file__).parent / "golden.json"
 
 
@@ -17,7 +19,7 @@ def test_training_gives_the_golden_figures():
 
 def test_losses_in_bf16_are_the_golden_ones_within_its_rounding():
     for case in json.loads(FILE.read_text()):
-        trainer, batches = golden.build_trainer(case["config"])
+        trainer, batches = build_trainer(case["config"], torch.device("cpu"))
         trainer.config = replace(trainer.config, precision="bf16")
         losses = [float(trainer.train_step(batch)[0]) for batch in batches]
         assert losses != case["train_loss"]

@@ -92,4 +92,4 @@ def test_the_papers_baseline_by_hand():
     assert terms["optimizer"] == 40_117_632 * 8
     # All but the embedding and the norms (two a layer and the last).
     assert terms["weight copies"] == (40_117_632 - 49_152 * 384 - 25 * 384) * 2
-    assert terms["loss"] == 49_152 * (384 * 8 + 512 * 2)
+    assert terms["loss"] == 49_152 * (384 * 6 + 512 * 2) + 8_192 * 384 * 2

@@ -7,7 +7,7 @@ Letters: N tokens of a batch, D d_model, F d_ff, H heads, L layers, V vocabulary
 c bytes of a number in the trial's precision.
 """
 
-from model.loss import BLOCK_ROWS
+from model.loss import BLOCK_ENTRIES, BLOCK_ROWS
 from search_spaces.point import TrialConfig
 
 FP32 = 4
@@ -69,13 +69,14 @@ def _ends(config: TrialConfig) -> int:
 
 
 def _loss(config: TrialConfig) -> int:
-    """The embedding's gradient in fp32; a block of it, a copy of the embedding (where that is not
-    the embedding itself) and one block of logits in the precision.
+    """The embedding's gradient in fp32; in the precision, a copy of the embedding where that is not
+    the embedding itself, one block of logits, and the gradient of some of its entries.
     """
     model, each = config.model, _bytes_each(config)
-    per_weight = FP32 + each * (2 if each < FP32 else 1)
-    rows = min(BLOCK_ROWS, _tokens(config))
-    return model.vocab_size * (per_weight * model.d_model + each * rows)
+    per_weight = FP32 + (each if each < FP32 else 0)
+    rows, entries = min(BLOCK_ROWS, _tokens(config)), min(BLOCK_ENTRIES, model.vocab_size)
+    whole = model.vocab_size * (per_weight * model.d_model + each * rows)
+    return whole + each * entries * model.d_model
 
 
 def _linear_weights(config: TrialConfig) -> int:

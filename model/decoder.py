@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.attention import causal_attention
+from model.rms_norm import RMSNorm
+
 INIT_STD = 0.02
 ROPE_BASE = 1024
 
@@ -88,21 +91,21 @@ class Layer(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.n_heads = config.n_heads
-        self.attention_norm = nn.RMSNorm(config.d_model)
+        self.attention_norm = RMSNorm(config.d_model)
         self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=False)
         self.attention_out = nn.Linear(config.d_model, config.d_model, bias=False)
-        self.feed_forward_norm = nn.RMSNorm(config.d_model)
+        self.feed_forward_norm = RMSNorm(config.d_model)
         self.up = nn.Linear(config.d_model, config.d_ff, bias=False)
         self.down = nn.Linear(config.d_ff, config.d_model, bias=False)
         self.dropout = nn.Dropout(config.dropout)
 
     def attention(self, x_BTD: Tensor, table: tuple[Tensor, Tensor] | None) -> Tensor:
         """Causal self-attention: [B, T, D] to [B, T, D]."""
-        qkv = self.qkv(x_BTD).unflatten(-1, (3, self.n_heads, -1))
-        q_BHTK, k_BHTK, v_BHTK = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        heads = (3, self.n_heads, -1)
+        qkv_3BHTK = self.qkv(x_BTD).unflatten(-1, heads).permute(2, 0, 3, 1, 4)
         if table is not None:
-            q_BHTK, k_BHTK = rotate(q_BHTK, table), rotate(k_BHTK, table)
-        mixed_BHTK = F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=True)
+            qkv_3BHTK = torch.cat([rotate(qkv_3BHTK[:2], table), qkv_3BHTK[2:]])
+        mixed_BHTK = causal_attention(qkv_3BHTK)
         return self.attention_out(mixed_BHTK.transpose(1, 2).flatten(2))
 
     def forward(self, x_BTD: Tensor, table: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -119,7 +122,7 @@ class Decoder(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layers))
-        self.final_norm = nn.RMSNorm(config.d_model)
+        self.final_norm = RMSNorm(config.d_model)
         self.dropout = nn.Dropout(config.dropout)
         generator = torch.Generator().manual_seed(seed)
         for module in self.modules():

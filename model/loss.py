@@ -1,14 +1,19 @@
 """Cross-entropy and token metrics in blocks of tokens: no tensor is ever tokens x vocabulary.
 
-Shapes: N tokens (batch x time), D d_model, V vocabulary, R rows (tokens) of one block, K bins.
+Shapes: N tokens (batch x time), D d_model, V vocabulary; R tokens of one block, C entries of V;
+K bins.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from model.precision import compute_dtype
+
 BLOCK_ROWS = 512
+BLOCK_ENTRIES = 8_192  # of the vocabulary, for the embedding's gradient of a block of rows
 METRIC_ELEMENTS = 2**20  # of a block of logits: 4 MB, which stay in a CPU's cache
 CALIBRATION_BINS = 15  # as Guo et al. (2017) take them
 # Keeps small probabilities above fp16's subnormals; a power of two, so exact in every dtype. It is
@@ -16,39 +21,30 @@ CALIBRATION_BINS = 15  # as Guo et al. (2017) take them
 GRAD_SCALE = 16.0
 
 
-def _in_compute_dtype(*tensors: Tensor) -> list[Tensor]:
-    """The tensors in the autocast dtype where autocast is on for their device, else as they are."""
-    device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
-        return list(tensors)
-    return [x.to(torch.get_autocast_dtype(device)) for x in tensors]
-
-
 class _MeanCrossEntropy(torch.autograd.Function):
     """Makes the gradients in the forward pass, while a block's logits are there.
 
-    All blocks share one set of buffers: on a CPU, fresh memory costs as much as the arithmetic.
+    All blocks share one buffer: on a CPU, fresh memory costs as much as the arithmetic.
     """
 
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor) -> Tensor:
-        h_ND, e_VD = _in_compute_dtype(hidden_ND, embedding_VD)
+        h_ND, e_VD = (x.to(compute_dtype(x)) for x in (hidden_ND, embedding_VD))
         grad_h_ND, grad_e_VD = torch.empty_like(h_ND), torch.zeros_like(embedding_VD)
-        block_e_VD, block_float_e_VD = torch.empty_like(e_VD), torch.empty_like(grad_e_VD)
         buffer_RV = h_ND.new_empty(min(BLOCK_ROWS, len(h_ND)), len(e_VD))
-        minus_one_R1 = buffer_RV.new_full((len(buffer_RV), 1), -GRAD_SCALE)
+        rows_R = torch.arange(len(buffer_RV), device=buffer_RV.device)
         loss_sum = hidden_ND.new_zeros((), dtype=torch.float32)
         blocks = zip(*(x.split(BLOCK_ROWS) for x in (h_ND, grad_h_ND, targets_N)), strict=True)
         for h_RD, grad_h_RD, target_R in blocks:
             block_RV = buffer_RV[: len(h_RD)]
-            target_R1 = target_R.unsqueeze(1)
-            loss_sum += _softmax_(block_RV, h_RD, e_VD, target_R1)
+            loss_sum += _softmax_(block_RV, h_RD, e_VD, target_R.unsqueeze(1))
             block_RV.mul_(GRAD_SCALE)
-            block_RV.scatter_add_(1, target_R1, minus_one_R1[: len(h_RD)])
+            block_RV[rows_R[: len(h_RD)], target_R] -= GRAD_SCALE  # scatter_add_ copies the block
             torch.mm(block_RV, e_VD, out=grad_h_RD)
-            torch.mm(block_RV.T, h_RD, out=block_e_VD)
-            # Adding bf16 to fp32 in one operation is three times slower than this on a CPU.
-            grad_e_VD += block_float_e_VD.copy_(block_e_VD)
+            for grad_e_CD, block_RC in zip(
+                grad_e_VD.split(BLOCK_ENTRIES), block_RV.split(BLOCK_ENTRIES, 1), strict=True
+            ):
+                grad_e_CD += block_RC.T @ h_RD
         ctx.save_for_backward(grad_h_ND, grad_e_VD)
         ctx.hidden_dtype = hidden_ND.dtype
         return loss_sum / len(h_ND)
@@ -83,13 +79,26 @@ def mean_cross_entropy(hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tenso
 @torch.no_grad()
 def token_loss(hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor) -> Tensor:
     """`mean_cross_entropy` without gradients, as a 0-d fp32 tensor."""
-    h_ND, e_VD = _in_compute_dtype(hidden_ND, embedding_VD)
+    h_ND, e_VD = (x.to(compute_dtype(x)) for x in (hidden_ND, embedding_VD))
     buffer_RV = h_ND.new_empty(min(BLOCK_ROWS, len(h_ND)), len(e_VD))
     losses = [
         _softmax_(buffer_RV[: len(h_RD)], h_RD, e_VD, target_R.unsqueeze(1))
         for h_RD, target_R in zip(h_ND.split(BLOCK_ROWS), targets_N.split(BLOCK_ROWS), strict=True)
     ]
     return torch.stack(losses).sum() / len(h_ND)
+
+
+def _logits(h_ND: Tensor, e_VD: Tensor, targets_N: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The tokens' logits in fp32 and their targets, in blocks of METRIC_ELEMENTS.
+
+    Their products are made in blocks of BLOCK_ROWS: of a few rows each, they take twice as long.
+    """
+    rows = max(1, METRIC_ELEMENTS // len(e_VD))
+    buffer_RV = h_ND.new_empty(min(BLOCK_ROWS, len(h_ND)), len(e_VD))
+    for h_RD, target_R in zip(h_ND.split(BLOCK_ROWS), targets_N.split(BLOCK_ROWS), strict=True):
+        block_RV = torch.mm(h_RD, e_VD.T, out=buffer_RV[: len(h_RD)])
+        for logits_RV, part_R in zip(block_RV.split(rows), target_R.split(rows), strict=True):
+            yield logits_RV.float(), part_R
 
 
 @torch.no_grad()
@@ -103,13 +112,11 @@ def token_metrics(
     Bins [3, K]: number of tokens, sum of their confidences, number predicted correctly, by
     confidence in K intervals of equal width from 0 to 1.
     """
-    h_ND, e_VD = _in_compute_dtype(hidden_ND, embedding_VD)
+    h_ND, e_VD = (x.to(compute_dtype(x)) for x in (hidden_ND, embedding_VD))
     sums = torch.zeros(5, device=h_ND.device)
     bins_3K = torch.zeros(3, CALIBRATION_BINS, device=h_ND.device)
     bins_K = torch.arange(CALIBRATION_BINS, device=h_ND.device)
-    rows = max(1, METRIC_ELEMENTS // len(e_VD))
-    for h_RD, target_R in zip(h_ND.split(rows), targets_N.split(rows), strict=True):
-        logits_RV = (h_RD @ e_VD.T).float()
+    for logits_RV, target_R in _logits(h_ND, e_VD, targets_N):
         p_RV = logits_RV.softmax(1)
         confidence_R = p_RV.amax(1)
         logsumexp_R = logits_RV.amax(1) - confidence_R.log()

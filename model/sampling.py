@@ -1,7 +1,7 @@
 """Text samples from a decoder, to look at what a trial has learnt."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.decoder import Decoder
 
@@ -17,20 +17,29 @@ PROMPTS = (
 
 @torch.no_grad()
 def continue_tokens(
-    model: Decoder, prompt: list[int], *, new_tokens: int, seq_len: int, seed: int
-) -> list[int]:
-    """`new_tokens` token ids after `prompt`, drawn from the model's distribution.
+    model: Decoder, prompts: list[list[int]], *, new_tokens: int, seq_len: int, seed: int
+) -> list[list[int]]:
+    """`new_tokens` token ids after each prompt, drawn from the model's distribution.
 
     The model sees at most the last `seq_len` tokens, the window it was trained on. Drawn on the
-    CPU from `seed`, so that equal weights give equal text.
+    CPU from `seed` and the prompt's place, so that equal weights give equal text.
     """
     model.eval()
-    generator = torch.Generator().manual_seed(seed)
-    device = model.embedding.weight.device
-    tokens = list(prompt)
+    generators = [torch.Generator().manual_seed(seed + place) for place in range(len(prompts))]
+    texts = [list(prompt) for prompt in prompts]
     for _ in range(new_tokens):
-        window_BT = torch.tensor([tokens[-seq_len:]], device=device)
-        logits_V: Tensor = model.logits(model(window_BT)[0, -1])
-        probability_V = logits_V.float().softmax(0).cpu()
-        tokens.append(int(torch.multinomial(probability_V, 1, generator=generator)))
-    return tokens[len(prompt) :]
+        for text, probability_V, generator in zip(
+            texts, _next_probabilities(model, texts, seq_len), generators, strict=True
+        ):
+            text.append(int(torch.multinomial(probability_V, 1, generator=generator)))
+    return [text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
+
+
+def _next_probabilities(model: Decoder, texts: list[list[int]], seq_len: int) -> Tensor:
+    """Probabilities [B, V] of the token after each of B texts, on the CPU."""
+    windows = [torch.tensor(text[-seq_len:]) for text in texts]
+    # What is filled up on the right is seen by no token before it.
+    tokens_BT = nn.utils.rnn.pad_sequence(windows, batch_first=True)
+    hidden_BTD = model(tokens_BT.to(model.embedding.weight.device))
+    last_BD = torch.stack([h_TD[len(w) - 1] for h_TD, w in zip(hidden_BTD, windows, strict=True)])
+    return model.logits(last_BD).float().softmax(1).cpu()

@@ -1,15 +1,30 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import golden
+import pytest
+import torch
+
+from tune.golden import build_trainer
 
 FILE = Path(__file__).parent / "golden.json"
 
 
 def test_training_gives_the_golden_figures():
     assert golden.main(FILE) <= golden.TOLERANCE
+
+
+def test_losses_in_bf16_are_the_golden_ones_within_its_rounding():
+    for case in json.loads(FILE.read_text()):
+        trainer, batches = build_trainer(case["config"], torch.device("cpu"))
+        trainer.config = replace(trainer.config, precision="bf16")
+        losses = [float(trainer.train_step(batch)[0]) for batch in batches]
+        assert losses != case["train_loss"]
+        rounding = torch.finfo(torch.bfloat16).eps
+        assert losses == pytest.approx(case["train_loss"], rel=rounding)
 
 
 def test_a_wrong_figure_ends_with_exit_code_1(tmp_path: Path):

@@ -47,7 +47,7 @@ def test_a_trial_that_cannot_fit_its_share_is_refused(monkeypatch: pytest.Monkey
     large = PAPER.baseline.with_values({"data.batch_size": 32})
     with pytest.raises(TooLargeError, match=r"needs 4\.\d GB, and a trial has 4\.0 GB"):
         QUARTERS.for_trial(large)
-    assert BY_MEMORY.for_trial(large)["gpu"] == pytest.approx(0.35)
+    assert BY_MEMORY.for_trial(large)["gpu"] == pytest.approx(0.3)
 
 
 @pytest.mark.usefixtures("_t4")

@@ -20,7 +20,7 @@ def model() -> Decoder:
 
 
 def sample(model: Decoder, prompt: list[int], *, seq_len: int = 8, seed: int = 0) -> list[int]:
-    return continue_tokens(model, prompt, new_tokens=40, seq_len=seq_len, seed=seed)
+    return continue_tokens(model, [prompt], new_tokens=40, seq_len=seq_len, seed=seed)[0]
 
 
 def test_equal_seeds_give_equal_text_and_others_do_not(model: Decoder):
@@ -33,7 +33,7 @@ def test_equal_seeds_give_equal_text_and_others_do_not(model: Decoder):
 
 def test_as_many_token_ids_come_as_asked_for_and_the_prompt_stays_as_it_is(model: Decoder):
     prompt = [1, 2, 3]
-    assert continue_tokens(model, prompt, new_tokens=0, seq_len=8, seed=0) == []
+    assert continue_tokens(model, [prompt], new_tokens=0, seq_len=8, seed=0) == [[]]
     drawn = sample(model, prompt)
     assert len(drawn) == 40
     assert prompt == [1, 2, 3]
@@ -44,8 +44,19 @@ def test_the_model_sees_the_window_it_was_trained_on_and_no_more(model: Decoder)
     windows: list[list[int]] = []
     model.register_forward_pre_hook(lambda _, inputs: windows.extend(inputs[0].tolist()))
     prompt = [1, 2, 3, 4, 5]
-    text = prompt + continue_tokens(model, prompt, new_tokens=6, seq_len=8, seed=0)
+    text = prompt + continue_tokens(model, [prompt], new_tokens=6, seq_len=8, seed=0)[0]
     assert windows == [text[max(0, end - 8) : end] for end in range(5, 11)]
+
+
+def test_prompts_of_different_lengths_are_continued_as_each_would_be_alone(model: Decoder):
+    model = model.double()
+    prompts = [[1], [2, 3, 4], [5, 6]]
+    together = continue_tokens(model, prompts, new_tokens=12, seq_len=8, seed=3)
+    alone = [
+        continue_tokens(model, [prompt], new_tokens=12, seq_len=8, seed=3 + place)[0]
+        for place, prompt in enumerate(prompts)
+    ]
+    assert together == alone
 
 
 def test_a_sure_model_says_what_it_is_sure_of(model: Decoder):
@@ -60,7 +71,7 @@ def test_a_sure_model_says_what_it_is_sure_of(model: Decoder):
 
 def test_tokens_are_drawn_in_the_models_proportions(model: Decoder):
     model.embedding.weight.data.zero_()
-    drawn = continue_tokens(model, [0], new_tokens=1_500, seq_len=1, seed=0)
+    (drawn,) = continue_tokens(model, [[0]], new_tokens=1_500, seq_len=1, seed=0)
     counts = torch.bincount(torch.tensor(drawn), minlength=VOCAB)
     assert counts.min() > 20
     assert counts.max() < 90

@@ -7,7 +7,7 @@ Letters: N tokens of a batch, D d_model, F d_ff, H heads, L layers, V vocabulary
 c bytes of a number in the trial's precision.
 """
 
-from model.loss import BLOCK_ROWS
+from model.loss import BLOCK_ENTRIES, BLOCK_ROWS
 from search_spaces.point import TrialConfig
 
 FP32 = 4
@@ -45,16 +45,14 @@ def live_bytes(config: TrialConfig, device: str) -> dict[str, int]:
 def _layer(config: TrialConfig, device: str) -> int:
     """Bytes a token that one layer keeps for its backward.
 
-    In fp32: input and normalised input of both norms, 4 D; the norms' scales and the attention's
-    logarithms, 2 + H. In the precision: inputs of qkv and up, 2 D; queries, keys and values, 3 D;
-    attention's output, D; before and after the SiLU, 2 F. Rotated queries and keys and a copy of
-    attention's output, 3 D. Dropout's masks, 2 D: numbers on a CPU, bytes on a GPU.
+    In fp32: inputs of both norms, 2 D, and their scales, 2. In the precision: inputs of qkv and
+    up, 2 D; queries, keys and values, 3 D; attention's output, D; before and after the SiLU, 2 F.
+    Dropout's masks, 2 D: numbers on a CPU, bytes on a GPU. Not counted: attention's logarithm a
+    head, which a GPU keeps too.
     """
     model, each = config.model, _bytes_each(config)
-    kept = FP32 * (4 * model.d_model + 2 + model.n_heads)
+    kept = FP32 * (2 * model.d_model + 2)
     kept += each * (6 * model.d_model + 2 * model.d_ff)
-    if model.positions == "rope":
-        kept += 3 * each * model.d_model
     if model.dropout:
         kept += 2 * model.d_model * (each if device == "cpu" else 1)
     return kept
@@ -63,22 +61,22 @@ def _layer(config: TrialConfig, device: str) -> int:
 def _ends(config: TrialConfig) -> int:
     """Bytes a token outside the layers.
 
-    Ids, in int64, twice. The final norm's input, normalised input and output, 3 D in fp32; hidden
-    states and their gradient, 2 D in the precision, of which fp32 has the first already.
+    Ids, in int64, twice. In fp32: the final norm's input, D, and its scale. In the precision:
+    hidden states and their gradient, 2 D.
     """
-    model, each = config.model, _bytes_each(config)
-    copies = 2 if each < FP32 else 1
-    return 16 + (3 * FP32 + copies * each) * model.d_model
+    model = config.model
+    return 16 + FP32 * (model.d_model + 1) + 2 * _bytes_each(config) * model.d_model
 
 
 def _loss(config: TrialConfig) -> int:
-    """The embedding's gradient and its block in fp32, the block and a copy of the embedding in the
-    precision; and one block of logits.
+    """The embedding's gradient in fp32; in the precision, a copy of the embedding where that is not
+    the embedding itself, one block of logits, and the gradient of some of its entries.
     """
     model, each = config.model, _bytes_each(config)
-    per_weight = 2 * FP32 + each * (2 if each < FP32 else 1)
-    rows = min(BLOCK_ROWS, _tokens(config))
-    return model.vocab_size * (per_weight * model.d_model + each * rows)
+    per_weight = FP32 + (each if each < FP32 else 0)
+    rows, entries = min(BLOCK_ROWS, _tokens(config)), min(BLOCK_ENTRIES, model.vocab_size)
+    whole = model.vocab_size * (per_weight * model.d_model + each * rows)
+    return whole + each * entries * model.d_model
 
 
 def _linear_weights(config: TrialConfig) -> int:

@@ -286,15 +286,14 @@ class Trial:
     def _samples(self) -> list[dict[str, str]]:
         """The five prompts, and what the model continues them with."""
         tokenizer = self.tokens.tokenizer()
-        samples: list[dict[str, str]] = []
-        for number, prompt in enumerate(PROMPTS):
-            ids = tokenizer.encode(prompt, add_special_tokens=False).ids
-            continued = continue_tokens(
-                self.trainer.model,
-                ids,
-                new_tokens=SAMPLE_TOKENS,
-                seq_len=self.config.data.seq_len,
-                seed=self.config.seed + number,
-            )
-            samples.append({"prompt": prompt, "continuation": tokenizer.decode(continued)})
-        return samples
+        continuations = continue_tokens(
+            self.trainer.model,
+            [tokenizer.encode(prompt, add_special_tokens=False).ids for prompt in PROMPTS],
+            new_tokens=SAMPLE_TOKENS,
+            seq_len=self.config.data.seq_len,
+            seed=self.config.seed,
+        )
+        return [
+            {"prompt": prompt, "continuation": tokenizer.decode(continuation)}
+            for prompt, continuation in zip(PROMPTS, continuations, strict=True)
+        ]

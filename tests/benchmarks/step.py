@@ -1,83 +1,250 @@
-"""How long a training step of the paper's baseline takes, beside the plain way to write it.
+"""How long a training step of the paper's configurations takes, beside two peers.
 
-    .venv/bin/python tests/benchmarks/step.py [ROUNDS]
+    .venv/bin/python tests/benchmarks/step.py [baseline small_model …] [--rounds N]
 
-Steps of both kinds alternate in one process: ours (the trial's own step, in the best precision of
-this CPU) and the plain one (fp32, eager, logits of batch x time x vocabulary, same model and
-optimizer). Prints medians, their ratio, the share of this machine's own bf16 matrix-multiply rate,
-and the memory that our steps need beyond Python with torch.
+Three contenders take their steps in turn, in one process: ours (the trial's own step, in the best
+precision of this CPU), a transformers Llama of as many parameters in the same autocast, and the
+plain way to write ours (fp32, eager, all logits at once). The plain step is timed twice: in a
+process that keeps freed memory, as ours does, and with glibc's own settings, as it would run
+elsewhere. Prints medians and their ratios, the share of this machine's own bf16 matrix-multiply
+rate, peak memory of each contender in a process of its own beyond Python with torch, and where the
+time of our step goes, with the least that each part could take on this machine.
 """
 
+import argparse
+import ctypes
 import statistics
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 
 import torch
-import torch.nn.functional as F
+from peers import PlainDecoder, PlainTrainer, llama
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.profiler import profile
 
+from search_spaces.point import TrialConfig
 from search_spaces.profiles import PAPER
+from search_spaces.reference import reference_configurations
 from tune.resources import best_precision, keep_freed_memory, peak_memory_bytes, reset_peak_memory
-from tune.trainer import Trainer
+from tune.trainer import AUTOCAST_DTYPES, Trainer
 
 CPU = torch.device("cpu")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
+DIFFERENT_SIZES = ("baseline", "small_model", "large_batch", "short_seq")
+MEMORY_STEPS = 3
 
 
-def plain_step(trainer: Trainer, batch: torch.Tensor) -> None:
-    """The same update, written the obvious way."""
-    logits = trainer.model.logits(trainer.model(batch[:, :-1]))
-    F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten()).backward()
-    torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), 1.0)
-    trainer.optimizer.step()
-    trainer.optimizer.zero_grad()
+def contender(name: str, config: TrialConfig) -> Callable[[Tensor], object]:
+    """The training step of "ours", "llama" or "plain"."""
+    if name == "ours":
+        return Trainer(config, CPU).train_step
+    if name == "llama":
+        dtype = AUTOCAST_DTYPES.get(config.precision)
+        return PlainTrainer(llama(config.model), config.optim, dtype).train_step
+    return PlainTrainer(PlainDecoder(config.model), config.optim, None).train_step
 
 
-def seconds(work: Callable[[], object]) -> float:
+def draw_batch(config: TrialConfig) -> Tensor:
+    """Random token ids [B, T + 1]."""
+    shape = (config.data.batch_size, config.data.seq_len + 1)
+    return torch.randint(config.model.vocab_size, shape)
+
+
+def peak_memory_of_steps(name: str, config: TrialConfig) -> int:
+    """Bytes that a few steps of a contender take beyond what this process had before."""
+    keep_freed_memory()
+    reset_peak_memory(CPU)
+    before = peak_memory_bytes(CPU) or 0
+    step, batch = contender(name, config), draw_batch(config)
+    for _ in range(MEMORY_STEPS):
+        step(batch)
+    return (peak_memory_bytes(CPU) or 0) - before
+
+
+def in_new_process(function: Callable[..., int], *arguments: object) -> int:
+    """The function's result in a process that has done nothing else."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def return_freed_memory() -> None:
+    """Undo `keep_freed_memory`: glibc's settings as they are after it has freed large blocks."""
+    libc = ctypes.CDLL(None)
+    libc.mallopt(M_MMAP_MAX, 65_536)
+    libc.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
+    libc.mallopt(M_TRIM_THRESHOLD, 64 * 2**20)
+
+
+def seconds(work: Callable[..., object], *arguments: object) -> float:
     """Wall clock of one call."""
     begin = time.perf_counter()
-    work()
+    work(*arguments)
     return time.perf_counter() - begin
+
+
+def alternating(config: TrialConfig, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each contender's steps, one after the other, round by round."""
+    names = ("ours", "llama", "plain")
+    steps = {name: contender(name, config) for name in names}
+    batch = draw_batch(config)
+    times: dict[str, list[float]] = {name: [] for name in (*names, "plain, glibc's settings")}
+    keep_freed_memory()
+    for _ in range(rounds + 1):
+        for name in names:
+            times[name].append(seconds(steps[name], batch))
+        return_freed_memory()
+        times["plain, glibc's settings"].append(seconds(steps["plain"], batch))
+        keep_freed_memory()
+        steps["ours"](batch)  # whose memory has been returned
+    return {name: each[1:] for name, each in times.items()}
 
 
 def matmul_rate() -> float:
     """FLOP/s of 2048-square bf16 matrix products on this machine, the median of twenty."""
     a, b = (torch.randn(2048, 2048, dtype=torch.bfloat16) for _ in range(2))
-    times = [seconds(lambda: a @ b) for _ in range(22)][2:]
+    times = [seconds(torch.mm, a, b) for _ in range(22)][2:]
     return 2 * 2048**3 / statistics.median(times)
 
 
-def main(rounds: int) -> None:
-    """Measure and print."""
-    keep_freed_memory()
-    reset_peak_memory(CPU)
-    before = peak_memory_bytes(CPU) or 0
-    precision = best_precision("cpu")
-    config = replace(PAPER.baseline, precision=precision)
-    data = config.data
-    ours, plain = Trainer(config, CPU), Trainer(replace(config, precision="fp32"), CPU)
-    shape = (data.batch_size, data.seq_len + 1)
-    batch = torch.randint(config.model.vocab_size, shape)
+def copy_rate() -> float:
+    """Bytes a second, read and written, of copying more than a cache holds."""
+    source, target = torch.ones(2, 2**26)
+    times = [seconds(target.copy_, source) for _ in range(7)][2:]
+    return 2 * source.nbytes / statistics.median(times)
+
+
+def part_of(name: str, shapes: Iterable[Iterable[int]], vocab_size: int) -> str:
+    """The part of a step that an operator belongs to, by its name and its inputs' shapes."""
+    sizes = {size for shape in shapes for size in shape}
+    if name in ("aten::mm", "aten::addmm"):
+        return "products of the head" if vocab_size in sizes else "products of the layers"
+    if name in ("aten::bmm", "aten::baddbmm_"):
+        return "products of attention"
+    if name.startswith(("aten::_fused_adamw", "aten::_foreach", "aten::linalg_vector_norm")):
+        return "optimizer and clipping"
+    if vocab_size in sizes:
+        return "elementwise, head"
+    return "elementwise, layers and attention"
+
+
+def time_by_part(config: TrialConfig) -> dict[str, float]:
+    """Seconds of one step of ours by part, from torch's profiler."""
+    step, batch = contender("ours", config), draw_batch(config)
     for _ in range(2):
-        ours.train_step(batch)
-    memory = (peak_memory_bytes(CPU) or 0) - before
-    plain_step(plain, batch)
-    pairs: list[tuple[float, float]] = []
-    for _ in range(rounds):
-        pair = seconds(lambda: ours.train_step(batch)), seconds(lambda: plain_step(plain, batch))
-        pairs.append(pair)
-        print(f"ours ({precision}) {pair[0]:.2f} s   plain fp32 {pair[1]:.2f} s", flush=True)
-    median = statistics.median(pair[0] for pair in pairs)
-    ratio = statistics.median(a / b for a, b in pairs)
-    flops = data.batch_size * data.seq_len * config.model.flops_per_token(data.seq_len)
-    rate = matmul_rate()
-    print(f"median step {median:.2f} s, {ratio:.0%} of the plain step's time")
-    print(
-        f"{flops / 1e12:.2f} TFLOP a step: {flops / median / 1e9:.0f} GFLOP/s,"
-        f" {flops / median / rate:.0%} of the {rate / 1e9:.0f} GFLOP/s of 2048-square bf16 products"
+        step(batch)
+    with profile(record_shapes=True) as profiler:
+        total = seconds(step, batch)
+    parts: dict[str, float] = {}
+    for event in profiler.key_averages(group_by_input_shape=True):
+        part = part_of(event.key, event.input_shapes, config.model.vocab_size)
+        parts[part] = parts.get(part, 0.0) + event.self_cpu_time_total / 1e6
+    parts["other"] = max(0.0, total - sum(parts.values()))
+    return parts
+
+
+def limits(config: TrialConfig) -> dict[str, float]:
+    """The least seconds of each part: its FLOPs or its bytes at this machine's measured rates.
+
+    Products: 6 FLOPs a weight and token; causal attention half of 12 T D. Optimizer: weights,
+    gradients and two moments read, three of them written, in fp32. Head: its logits written by
+    the product, then read and written once. Layers: inputs and results of norms, SiLU and
+    residual sums read or written once, and twice in the backward pass.
+    """
+    model, data = config.model, config.data
+    tokens = data.batch_size * data.seq_len
+    head = model.vocab_size * model.d_model
+    flops = {
+        "products of the head": 6 * tokens * head,
+        "products of the layers": 6 * tokens * (model.parameters - head),
+        "products of attention": 6 * tokens * model.n_layers * model.d_model * data.seq_len,
+    }
+    moved = {
+        "optimizer and clipping": 7 * 4 * model.parameters,
+        "elementwise, head": 2 * 2 * tokens * model.vocab_size,
+        "elementwise, layers and attention": 3
+        * tokens
+        * model.n_layers
+        * (2 * (6 + 10) * model.d_model + 4 * model.d_ff),
+    }
+    rate, bandwidth = matmul_rate(), copy_rate()
+    least = {name: count / rate for name, count in flops.items()}
+    return least | {name: count / bandwidth for name, count in moved.items()}
+
+
+def table(title: str, columns: Iterable[str], rows: Iterable[tuple[str, ...]]) -> Table:
+    """A table whose figures line up."""
+    result = Table(title=title, title_justify="left", title_style="bold", box=None)
+    for number, column in enumerate(columns):
+        result.add_column(column, justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        result.add_row(*row)
+    return result
+
+
+def report(console: Console, name: str, config: TrialConfig, rounds: int) -> None:
+    """Measure one configuration and print its two tables."""
+    memory = {
+        who: in_new_process(peak_memory_of_steps, who, config) for who in ("ours", "llama", "plain")
+    }
+    before = matmul_rate()
+    times = alternating(config, rounds)
+    after = matmul_rate()
+    rate = statistics.mean((before, after))
+    tokens = config.data.batch_size * config.data.seq_len
+    flops = tokens * config.model.flops_per_token(config.data.seq_len)
+    rows: list[tuple[str, ...]] = []
+    for who, each in times.items():
+        ratio = statistics.median(a / b for a, b in zip(each, times["ours"], strict=True))
+        gigabytes = f"{memory[who] / 1e9:.2f}" if who in memory else ""
+        median = statistics.median(each)
+        share = f"{flops / median / rate:.0%}" if who != "llama" else ""
+        rows.append((who, f"{median:.2f}", f"{min(each):.2f}", f"{ratio:.2f}", share, gigabytes))
+    console.print(
+        table(
+            f"{name}: {config.precision}, {flops / 1e12:.2f} TFLOP a step, {rounds} rounds,"
+            f" {torch.get_num_threads()} threads",
+            ("step", "median s", "least s", "x ours", "of bf16 rate", "memory GB"),
+            rows,
+        )
     )
-    print(f"peak memory of our steps {memory / 1e9:.2f} GB, with a second model beside them")
+    console.print(
+        f"bf16 rate of 2048-square products: {before / 1e9:.0f} GFLOP/s before,"
+        f" {after / 1e9:.0f} after\n"
+    )
+
+
+def report_parts(console: Console, name: str, config: TrialConfig) -> None:
+    """Print where a step's time goes."""
+    parts, least = time_by_part(config), limits(config)
+    total = sum(parts.values())
+    rows = [
+        (part, f"{t * 1e3:.0f}", f"{t / total:.0%}", f"{least[part] * 1e3:.0f}" if part in least
+         else "")
+        for part, t in sorted(parts.items(), key=lambda item: -item[1])
+    ]  # fmt: skip
+    rows.append(("whole", f"{total * 1e3:.0f}", "100%", f"{sum(least.values()) * 1e3:.0f}"))
+    columns = ("part", "ms", "share", "least ms")
+    console.print(table(f"{name}: one of our steps, profiled", columns, rows), "")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("configurations", nargs="*", default=DIFFERENT_SIZES)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    console = Console(width=100)
+    six = reference_configurations(PAPER, "as-run")
+    for name in arguments.configurations:
+        config = replace(six[name], precision=best_precision("cpu"))
+        report(console, name, config, arguments.rounds)
+        report_parts(console, name, config)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)
+    main()

@@ -1,0 +1,12 @@
+"""The dtype in which matrix products are computed."""
+
+import torch
+from torch import Tensor
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The autocast dtype where autocast is on for the tensor's device, else its own dtype."""
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return x.dtype

@@ -1,0 +1,52 @@
+"""RMSNorm that keeps less and passes fewer times over memory than torch's on a CPU.
+
+Shapes: D width.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.precision import compute_dtype
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x²) + eps) · weight over the last dimension, in `compute_dtype`.
+
+    Zhang and Sennrich 2019; eps is fp32's machine epsilon, as torch's own default.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] to [..., D]."""
+        dtype = compute_dtype(x)
+        if x.device.type != "cpu":
+            return F.rms_norm(x, self.weight.shape, self.weight).to(dtype)
+        normed: Tensor = _RMSNorm.apply(x, self.weight, dtype)  # pyright: ignore
+        return normed
+
+
+class _RMSNorm(torch.autograd.Function):
+    """Keeps its input, which the residual stream keeps anyway, and one number a vector."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight_D: Tensor, dtype: torch.dtype) -> Tensor:
+        mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
+        inverse_rms = mean_square.add_(torch.finfo(torch.float32).eps).rsqrt_()
+        ctx.save_for_backward(x, weight_D, inverse_rms)
+        return (x * inverse_rms).mul_(weight_D).to(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight_D, inverse_rms = ctx.saved_tensors
+        grad = grad_outputs[0].to(x.dtype)
+        unit = x * inverse_rms
+        grad_times_unit = grad * unit
+        projection = (grad_times_unit @ weight_D).unsqueeze(-1).div_(-x.shape[-1])
+        grad_x = unit.mul_(projection).addcmul_(grad, weight_D).mul_(inverse_rms)
+        return grad_x, grad_times_unit.flatten(0, -2).sum(0), None

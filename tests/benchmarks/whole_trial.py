@@ -1,0 +1,162 @@
+"""One shortened trial of the paper's baseline, by the grid command's own code and the obvious way.
+
+    .venv/bin/python tests/benchmarks/whole_trial.py [--steps 40]
+
+Both train the same decoder on windows of the built-in corpus, shortened alike, for as many steps,
+and measure at the first and the last on the training batch and one of validation: of 40 steps,
+a tenth (the study: 126 batches of 2,000 steps). Ours is what the grid
+command runs: a trial under Ray Tune with its rows, events, samples, checkpoint and held-out losses,
+on all cores, in the best precision of this CPU. The obvious way is a DataLoader over windows, fp32
+eager, all logits at once, one `.item()` a step, and top-5 accuracy token by token, without the
+held-out losses. Each runs in a process of its own; prints seconds of both and their ratio.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from peers import PlainDecoder, PlainTrainer
+from rich.console import Console
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, random_split
+
+from data.corpora import load_documents
+from data.tokens import TokenData
+from search_spaces.point import TrialConfig
+from search_spaces.profiles import PAPER
+from tune.experiment import Experiment, build_experiment
+from tune.grid import run_trials
+from tune.ledger import open_trials, read_rows
+from tune.progress import TrialsProgress
+from tune.resources import best_precision, plan_resources
+
+DOCUMENTS = 550  # of 2,000 steps: 500 to train on and 50 held out
+
+
+class Windows(Dataset[Tensor]):
+    """All windows of seq_len + 1 tokens at stride 1."""
+
+    def __init__(self, tokens: TokenData, seq_len: int) -> None:
+        self.tokens = torch.from_numpy(tokens.train.astype("int64"))
+        self.seq_len = seq_len
+
+    def __len__(self) -> int:
+        return len(self.tokens) - self.seq_len
+
+    def __getitem__(self, start: int) -> Tensor:
+        return self.tokens[start : start + self.seq_len + 1]
+
+
+@torch.no_grad()
+def plain_metrics(model: PlainDecoder, batch_BT: Tensor) -> dict[str, float]:
+    """The study's measures of a batch [B, T + 1], top-5 token by token."""
+    logits_NV = model(batch_BT[:, :-1]).flatten(0, 1)
+    targets_N = batch_BT[:, 1:].flatten()
+    p_NV = logits_NV.softmax(-1)
+    hits = 0
+    for logits_V, target in zip(logits_NV, targets_N, strict=True):
+        hits += int(target in logits_V.topk(5).indices)
+    return {
+        "loss": F.cross_entropy(logits_NV, targets_N).item(),
+        "accuracy": (logits_NV.argmax(-1) == targets_N).float().mean().item(),
+        "confidence": p_NV.max(-1).values.mean().item(),
+        "entropy": -(p_NV * (p_NV + 1e-9).log()).sum(-1).mean().item(),
+        "top5_accuracy": hits / len(targets_N),
+    }
+
+
+def train_plainly(folder: Path, config: TrialConfig) -> dict[str, float]:
+    """The obvious loop; its seconds, and those of its evaluations in them."""
+    begin = time.perf_counter()
+    windows = Windows(TokenData(folder), config.data.seq_len)
+    n_validation = len(windows) // 10
+    training, validation = random_split(windows, [len(windows) - n_validation, n_validation])
+    batches = iter(DataLoader(training, config.data.batch_size, shuffle=True))
+    trainer = PlainTrainer(PlainDecoder(config.model), config.optim, None)
+    losses: list[float] = []
+    eval_seconds = 0.0
+    for updates in range(1, config.budget.steps + 1):
+        batch = next(batches)
+        evaluates = config.budget.evaluates_at(updates)
+        if evaluates:
+            eval_begin = time.perf_counter()
+            plain_metrics(trainer.model, batch)
+            eval_seconds += time.perf_counter() - eval_begin
+        losses.append(trainer.train_step(batch).item())
+        if evaluates:
+            eval_begin = time.perf_counter()
+            leaky = iter(DataLoader(validation, config.data.batch_size))
+            for _ in range(config.budget.eval_batches):
+                plain_metrics(trainer.model, next(leaky))
+            eval_seconds += time.perf_counter() - eval_begin
+    return {"seconds": time.perf_counter() - begin, "eval_seconds": eval_seconds}
+
+
+def build(folder: Path, steps: int) -> Experiment:
+    """The shortened trial, its corpus and number of evaluations shortened alike."""
+    documents = load_documents("builtin", round(DOCUMENTS * steps / PAPER.baseline.budget.steps))
+    corpus = folder / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+    return build_experiment(
+        kind="grid", profile="paper", protocol="as-run", corpus=str(corpus), tokenizer="builtin",
+        only="baseline", seeds=(0,), folder=folder / "run",
+        resources=plan_resources(os.cpu_count(), 0),
+        values={
+            "model.vocab_size": PAPER.baseline.model.vocab_size,
+            "precision": best_precision("cpu"),
+            "budget.steps": steps,
+            "budget.report_every": steps,
+            "budget.eval_every": steps,
+            "budget.eval_batches": 1,
+        },
+    )  # fmt: skip
+
+
+def train_as_the_grid_does(experiment: Experiment) -> float:
+    """Seconds of the trial under Ray Tune, with Ray's start and end."""
+    begin = time.perf_counter()
+    with experiment.opened():
+        todo = open_trials(experiment.trials(), experiment.folder.parent)
+        with TrialsProgress(Console(), todo, 0) as progress:
+            run_trials(todo, experiment.tokens, experiment.resources, progress)
+    return time.perf_counter() - begin
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=40)
+    steps = parser.parse_args().steps
+    with tempfile.TemporaryDirectory() as name:
+        experiment = build(Path(name), steps)
+        (spec,) = experiment.trials()
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            plain = pool.submit(train_plainly, experiment.tokens.folder, spec.config).result()
+        ours = train_as_the_grid_does(experiment)
+        rows = read_rows(spec.folder)
+    evaluations = sum("eval_loss" in row for row in rows)
+    eval_seconds = sum(row.get("eval_seconds", 0.0) for row in rows)
+    print(
+        f"{steps} steps, {evaluations} evaluations of 1 + 1 batches, {torch.get_num_threads()}"
+        f" threads\n"
+        f"{'':<18}{'whole s':>9}{'steps s':>9}{'step s':>8}{'evaluations s':>15}\n"
+        f"{'ours':<18}{ours:>9.1f}{rows[-1]['seconds']:>9.1f}"
+        f"{statistics.median(row['step_seconds'] for row in rows):>8.2f}{eval_seconds:>15.1f}\n"
+        f"{'the obvious way':<18}{plain['seconds']:>9.1f}"
+        f"{plain['seconds'] - plain['eval_seconds']:>9.1f}"
+        f"{(plain['seconds'] - plain['eval_seconds']) / steps:>8.2f}"
+        f"{plain['eval_seconds']:>15.1f}\n"
+        f"the obvious way takes {plain['seconds'] / ours:.1f} times as long"
+    )
+
+
+if __name__ == "__main__":
+    main()

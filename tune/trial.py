@@ -146,7 +146,10 @@ class Trial:
         row = self._window_row(stopwatch.seconds(), torch.stack(losses), torch.stack(norms))
         if evaluates:
             return row | self._evaluate(train_batch)
-        return row | self._heldout_metrics() if end in self.config.budget.quarter_ends() else row
+        if end in self.config.budget.quarter_ends():
+            begin = time.perf_counter()
+            return row | self._heldout_metrics() | {"eval_seconds": time.perf_counter() - begin}
+        return row
 
     def _train_batches(self, steps: Sequence[int]) -> Iterator[Tensor]:
         """Training batches [B, T + 1], gathered on the device from where all of them begin."""

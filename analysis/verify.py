@@ -154,7 +154,11 @@ def _judge(
     tolerance = f"95 % prediction interval of {n} seeds"
     if n == 1:
         width = relative_tolerance * abs(mean)
-        low, high, tolerance = mean - width, mean + width, f"±{relative_tolerance:.0%}, one seed"
+        low, high, tolerance = (
+            mean - width,
+            mean + width,
+            f"±{100 * relative_tolerance:g} %, one seed",
+        )
     half_a_digit = 10.0 ** -int(COLUMNS[column].decimals.strip(",.f")) / 2
     off = abs(mean - published) - half_a_digit - ROUNDING * abs(mean)
     status = Verdict.FAILED
@@ -261,7 +265,10 @@ def render_cells(cells: pd.DataFrame) -> Group:
             low and f"[{low}, {high}]",
             *(str(cell["n"]), _coloured(cell["status"])),
         )
-    return Group(*[table] * bool(table.rows), _reasons(cells))
+    tolerances = [tolerance for tolerance in judged["tolerance"].unique() if tolerance]
+    legend = Text(f"interval: {'; '.join(tolerances)}. DRIFT: within twice its width.\n")
+    shown = [table] * bool(len(judged)) + [legend] * bool(tolerances)
+    return Group(*shown, _reasons(cells))
 
 
 def render_orderings(orderings: pd.DataFrame) -> Table:

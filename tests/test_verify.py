@@ -56,7 +56,7 @@ def test_a_run_like_the_study_is_judged_where_the_study_can_be(tmp_path: Path):
     assert set(cells.loc[not_judged, "status"]) == {"NOT COMPARABLE"}
     assert set(cells.loc[~not_judged, "status"]) == {"REPRODUCED"}
     judged = cells.loc[~cells["setting"] & ~not_judged]
-    assert set(judged["tolerance"]) == {"±5%, one seed"}
+    assert set(judged["tolerance"]) == {"±5 %, one seed"}
     orderings = verify_orderings(run)
     compared = orderings.loc[orderings["column"] != "steps_per_second"]
     assert set(compared["status"]) == {"REPRODUCED"}
@@ -216,6 +216,8 @@ def test_the_terminal_shows_it_uncut_in_100_columns(tmp_path: Path, precision: s
     assert "…" not in text
     assert ("precision bf16 instead of fp16" in text) == (precision == "bf16")
     assert "not in this run" in text
+    seeds = "interval: 95 % prediction interval of 3 seeds. DRIFT: within twice its width."
+    assert (seeds in text) == (precision == "fp16")
 
 
 @pytest.mark.parametrize(("by", "code"), [(0.0, 0), (-1.0, 1)])

@@ -76,6 +76,12 @@ def test_what_a_step_holds_is_what_the_formula_says(values: dict[str, Any], prec
     assert predicted == pytest.approx(held_by_a_step(config), rel=0.02)
 
 
+def test_with_few_tokens_the_end_of_the_backward_is_the_peak():
+    few = PAPER.baseline.with_values({"data.batch_size": 1, "data.seq_len": 64})
+    assert live_bytes(few, "cuda")["gradients"] == 4 * (40_117_632 + 2 * 49_152 * 384)
+    assert "gradients" not in live_bytes(PAPER.baseline, "cuda")
+
+
 def test_on_a_gpu_only_dropouts_masks_and_the_allocators_differ():
     config = PAPER.baseline
     assert live_bytes(config, "cuda") == live_bytes(config, "cpu")

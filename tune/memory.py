@@ -41,7 +41,7 @@ def live_bytes(config: TrialConfig, device: str) -> dict[str, int]:
     embedding has a gradient of the head, one of the lookup, and their sum.
     """
     model, half = config.model, config.precision != "fp32"
-    layers = model.n_layers * _layer(config, device) + _ends(config)
+    layers = model.n_layers * _layer(config, device) + _ends(config, device)
     at_loss = {
         "weight copies": _bytes_each(config) * _linear_weights(config) if half else 0,
         "activations": _tokens(config) * layers,
@@ -59,25 +59,30 @@ def _layer(config: TrialConfig, device: str) -> int:
 
     In fp32: inputs of both norms, 2 D, and their scales, 2. In the precision: inputs of qkv and
     up, 2 D; queries, keys and values, 3 D; attention's output, D; before and after the SiLU, 2 F.
-    Dropout's masks, 2 D: numbers on a CPU, bytes on a GPU. Not counted: attention's logarithm a
-    head, which a GPU keeps too.
+    A logarithm a head, where the attention is a GPU's. Dropout's masks, 2 D: numbers on a CPU,
+    bytes on a GPU.
     """
     model, each = config.model, _bytes_each(config)
     kept = FP32 * (2 * model.d_model + 2)
     kept += each * (6 * model.d_model + 2 * model.d_ff)
+    if device == "cuda":
+        kept += FP32 * model.n_heads
     if model.dropout:
         kept += 2 * model.d_model * (each if device == "cpu" else 1)
     return kept
 
 
-def _ends(config: TrialConfig) -> int:
+def _ends(config: TrialConfig, device: str) -> int:
     """Bytes a token outside the layers.
 
     Ids, in int64, twice. In fp32: the final norm's input, D, and its scale. In the precision:
-    hidden states and their gradient, 2 D.
+    hidden states and their gradient, 2 D. The mask of the embedding's dropout, D.
     """
     model = config.model
-    return 16 + FP32 * (model.d_model + 1) + 2 * _bytes_each(config) * model.d_model
+    kept = 16 + FP32 * (model.d_model + 1) + 2 * _bytes_each(config) * model.d_model
+    if model.dropout:
+        kept += model.d_model * (FP32 if device == "cpu" else 1)
+    return kept
 
 
 def _loss(config: TrialConfig) -> int:

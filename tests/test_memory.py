@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from search_spaces.point import TrialConfig
 from search_spaces.profiles import PAPER, QUICK
-from tune.memory import live_bytes, peak_bytes
+from tune.memory import live_bytes
 from tune.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -76,20 +76,27 @@ def test_what_a_step_holds_is_what_the_formula_says(values: dict[str, Any], prec
     assert predicted == pytest.approx(held_by_a_step(config), rel=0.02)
 
 
-def test_on_a_gpu_only_dropouts_masks_and_the_allocators_differ():
-    config = PAPER.baseline
-    assert live_bytes(config, "cuda") == live_bytes(config, "cpu")
-    dropping = config.with_values({"model.dropout": 0.1})
-    masks = 12 * 4_096 * 2 * 384  # layers, tokens, two masks of d_model bytes
-    added = sum(live_bytes(dropping, "cuda").values()) - sum(live_bytes(config, "cuda").values())
-    assert added == masks
-    assert peak_bytes(config, "cuda") < peak_bytes(config, "cpu")
+def test_with_few_tokens_the_end_of_the_backward_is_the_peak():
+    few = PAPER.baseline.with_values({"data.batch_size": 1, "data.seq_len": 64})
+    assert live_bytes(few, "cuda")["gradients"] == 4 * (40_117_632 + 2 * 49_152 * 384)
+    assert "gradients" not in live_bytes(PAPER.baseline, "cuda")
 
 
-def test_the_papers_baseline_by_hand():
+def test_the_papers_baseline_on_a_gpu_by_hand():
+    parameters, layers, tokens = 40_117_632, 12, 8 * 512
     terms = live_bytes(PAPER.baseline, "cuda")
-    assert terms["weights"] == 40_117_632 * 4
-    assert terms["optimizer"] == 40_117_632 * 8
-    # All but the embedding and the norms (two a layer and the last).
-    assert terms["weight copies"] == (40_117_632 - 49_152 * 384 - 25 * 384) * 2
+    assert terms["weights"] == 4 * parameters
+    assert terms["optimizer"] == 8 * parameters
+    # All but the embedding and the norms: two a layer, and the last.
+    assert terms["weight copies"] == 2 * (parameters - 49_152 * 384 - 25 * 384)
     assert terms["loss"] == 49_152 * (384 * 6 + 512 * 2) + 8_192 * 384 * 2
+    a_layer = 4 * (2 * 384 + 2 + 6) + 2 * (6 * 384 + 2 * 1536)
+    assert terms["activations"] == tokens * (layers * a_layer + 16 + 4 * 385 + 2 * 2 * 384)
+
+
+def test_dropouts_masks_are_bytes_on_a_gpu_and_numbers_on_a_cpu():
+    dropping = PAPER.baseline.with_values({"model.dropout": 0.1})
+    for device, a_layer, embedding in (("cuda", 1, 1), ("cpu", 2, 4)):
+        with_masks, without = (live_bytes(c, device) for c in (dropping, PAPER.baseline))
+        masks = 8 * 512 * 384 * (12 * 2 * a_layer + embedding)
+        assert with_masks["activations"] - without["activations"] == masks

@@ -1,7 +1,6 @@
 """Peak memory of a trial, predicted from its configuration alone.
 
-A step peaks where its loss is made: all layers have kept what their backward needs, and the loss
-holds its blocks. Evaluation keeps no layer's tensors and has no gradients, so it stays below that.
+Evaluation keeps no layer's tensors and has no gradients, so that it stays below a training step.
 
 Letters: N tokens of a batch, D d_model, F d_ff, H heads, L layers, V vocabulary, P parameters;
 c bytes of a number in the trial's precision.
@@ -12,10 +11,12 @@ from search_spaces.point import TrialConfig
 
 FP32 = 4
 ACCURACY = 1.15  # measured memory is within this of the predicted, see tests/benchmarks/memory.py
-# Resident memory of a process with torch and Ray before a trial, and what its heap holds beside
-# what is live: freed blocks that are too small or too scattered to be used again.
-PROCESS_BYTES = 450_000_000
-HEAP = 1.25
+# Resident memory of a trial's process under Ray before its first step.
+PROCESS_BYTES = 520_000_000
+# By precision, measured: what the libraries add for themselves, and of what a step makes and frees
+# the share that is resident besides, in blocks that cannot be used again.
+LIBRARIES_BYTES = {"fp32": 15_000_000, "bf16": 22_000_000, "fp16": 22_000_000}
+SCATTERED = {"fp32": 0.19, "bf16": 0.51, "fp16": 0.51}
 # Of each process on a GPU, beside its tensors: CUDA's context and kernels, assumed and not
 # measured; and cuBLAS's workspace, torch's default before compute capability 9.
 CUDA_CONTEXT_BYTES = 500_000_000
@@ -23,23 +24,34 @@ CUBLAS_WORKSPACE_BYTES = 8_519_680
 
 
 def peak_bytes(config: TrialConfig, device: str) -> int:
-    """Peak of `peak_memory_bytes` of a trial: allocated on "cuda", resident on "cpu"."""
-    live = sum(live_bytes(config, device).values())
+    """Largest `peak_memory_bytes` of a trial: allocated on "cuda", resident on "cpu"."""
+    terms = live_bytes(config, device)
+    live = sum(terms.values())
     if device == "cuda":
         return live + CUBLAS_WORKSPACE_BYTES
-    return PROCESS_BYTES + round(HEAP * live)
+    passing = live - terms["weights"] - terms["optimizer"]
+    scattered = round(SCATTERED[config.precision] * passing)
+    return PROCESS_BYTES + LIBRARIES_BYTES[config.precision] + live + scattered
 
 
 def live_bytes(config: TrialConfig, device: str) -> dict[str, int]:
-    """What a step of a trial holds at its peak, by what it is for; device is "cpu" or "cuda"."""
+    """What a step of a trial holds at its peak, by what it is for; device is "cpu" or "cuda".
+
+    The peak is where the loss is made, or, with few tokens, where the backward ends: there the tied
+    embedding has a gradient of the head, one of the lookup, and their sum.
+    """
     model, half = config.model, config.precision != "fp32"
+    layers = model.n_layers * _layer(config, device) + _ends(config, device)
+    at_loss = {
+        "weight copies": _bytes_each(config) * _linear_weights(config) if half else 0,
+        "activations": _tokens(config) * layers,
+        "loss": _loss(config),
+    }
+    at_end = {"gradients": FP32 * (model.parameters + 2 * model.vocab_size * model.d_model)}
     return {
         "weights": FP32 * model.parameters,
         "optimizer": 2 * FP32 * model.parameters,  # AdamW's moments
-        "weight copies": _bytes_each(config) * _linear_weights(config) if half else 0,
-        "activations": _tokens(config) * (model.n_layers * _layer(config, device) + _ends(config)),
-        "loss": _loss(config),
-    }
+    } | max(at_loss, at_end, key=lambda terms: sum(terms.values()))
 
 
 def _layer(config: TrialConfig, device: str) -> int:
@@ -47,25 +59,30 @@ def _layer(config: TrialConfig, device: str) -> int:
 
     In fp32: inputs of both norms, 2 D, and their scales, 2. In the precision: inputs of qkv and
     up, 2 D; queries, keys and values, 3 D; attention's output, D; before and after the SiLU, 2 F.
-    Dropout's masks, 2 D: numbers on a CPU, bytes on a GPU. Not counted: attention's logarithm a
-    head, which a GPU keeps too.
+    A logarithm a head, where the attention is a GPU's. Dropout's masks, 2 D: numbers on a CPU,
+    bytes on a GPU.
     """
     model, each = config.model, _bytes_each(config)
     kept = FP32 * (2 * model.d_model + 2)
     kept += each * (6 * model.d_model + 2 * model.d_ff)
+    if device == "cuda":
+        kept += FP32 * model.n_heads
     if model.dropout:
         kept += 2 * model.d_model * (each if device == "cpu" else 1)
     return kept
 
 
-def _ends(config: TrialConfig) -> int:
+def _ends(config: TrialConfig, device: str) -> int:
     """Bytes a token outside the layers.
 
     Ids, in int64, twice. In fp32: the final norm's input, D, and its scale. In the precision:
-    hidden states and their gradient, 2 D.
+    hidden states and their gradient, 2 D. The mask of the embedding's dropout, D.
     """
     model = config.model
-    return 16 + FP32 * (model.d_model + 1) + 2 * _bytes_each(config) * model.d_model
+    kept = 16 + FP32 * (model.d_model + 1) + 2 * _bytes_each(config) * model.d_model
+    if model.dropout:
+        kept += model.d_model * (FP32 if device == "cpu" else 1)
+    return kept
 
 
 def _loss(config: TrialConfig) -> int:

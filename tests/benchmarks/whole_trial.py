@@ -14,7 +14,6 @@ held-out losses. Each runs in a process of its own; prints seconds of both and t
 import argparse
 import json
 import os
-import statistics
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -34,11 +33,12 @@ from search_spaces.point import TrialConfig
 from search_spaces.profiles import PAPER
 from tune.experiment import Experiment, build_experiment
 from tune.grid import run_trials
-from tune.ledger import open_trials, read_rows
+from tune.ledger import CONFIG, RESULT, open_trials, read_rows
 from tune.progress import TrialsProgress
 from tune.resources import best_precision, plan_resources
 
 DOCUMENTS = 550  # of 2,000 steps: 500 to train on and 50 held out
+LEAST_DOCUMENTS = 11  # of which one is held out
 
 
 class Windows(Dataset[Tensor]):
@@ -102,7 +102,8 @@ def train_plainly(folder: Path, config: TrialConfig) -> dict[str, float]:
 
 def build(folder: Path, steps: int) -> Experiment:
     """The shortened trial, its corpus and number of evaluations shortened alike."""
-    documents = load_documents("builtin", round(DOCUMENTS * steps / PAPER.baseline.budget.steps))
+    shortened = round(DOCUMENTS * steps / PAPER.baseline.budget.steps)
+    documents = load_documents("builtin", max(LEAST_DOCUMENTS, shortened))
     corpus = folder / "corpus.jsonl"
     corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
     return build_experiment(
@@ -142,20 +143,19 @@ def main() -> None:
             plain = pool.submit(train_plainly, experiment.tokens.folder, spec.config).result()
         ours = train_as_the_grid_does(experiment)
         rows = read_rows(spec.folder)
-    evaluations = sum("eval_loss" in row for row in rows)
-    eval_seconds = sum(row.get("eval_seconds", 0.0) for row in rows)
-    print(
-        f"{steps} steps, {evaluations} evaluations of 1 + 1 batches, {torch.get_num_threads()}"
-        f" threads\n"
-        f"{'':<18}{'whole s':>9}{'steps s':>9}{'step s':>8}{'evaluations s':>15}\n"
-        f"{'ours':<18}{ours:>9.1f}{rows[-1]['seconds']:>9.1f}"
-        f"{statistics.median(row['step_seconds'] for row in rows):>8.2f}{eval_seconds:>15.1f}\n"
-        f"{'the obvious way':<18}{plain['seconds']:>9.1f}"
-        f"{plain['seconds'] - plain['eval_seconds']:>9.1f}"
-        f"{(plain['seconds'] - plain['eval_seconds']) / steps:>8.2f}"
-        f"{plain['eval_seconds']:>15.1f}\n"
-        f"the obvious way takes {plain['seconds'] / ours:.1f} times as long"
-    )
+        ends = [(spec.folder / name).stat().st_mtime for name in (CONFIG, RESULT)]
+    trial = ends[1] - ends[0]
+    steps_seconds = plain["seconds"] - plain["eval_seconds"]
+    lines = [
+        ("ours", ours, trial, rows[-1]["seconds"]),
+        ("the obvious way", plain["seconds"], plain["seconds"], steps_seconds),
+    ]
+    print(f"{steps} steps, 2 evaluations of 1 + 1 batches, {torch.get_num_threads()} threads")
+    print(f"{'':<18}{'with Ray s':>12}{'trial s':>10}{'its steps s':>13}{'a step s':>10}")
+    for who, whole, alone, in_steps in lines:
+        print(f"{who:<18}{whole:>12.1f}{alone:>10.1f}{in_steps:>13.1f}{in_steps / steps:>10.2f}")
+    whole_ratio, ratio = plain["seconds"] / ours, plain["seconds"] / trial
+    print(f"the obvious way takes {ratio:.1f} times as long, {whole_ratio:.1f} with Ray's start")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Shapes: B batch, T time, D d_model.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -69,20 +70,37 @@ def llama(config: DecoderConfig) -> LlamaForCausalLM:
     )
 
 
-class PlainTrainer:
-    """Trains either of them, logits of batch x time x vocabulary, under autocast or in fp32."""
+def plain_loss(model: nn.Module, batch_BT: Tensor) -> Tensor:
+    """Mean loss of a batch [B, T + 1] from all logits at once."""
+    logits_BTV = model(batch_BT[:, :-1])
+    return F.cross_entropy(logits_BTV.flatten(0, 1), batch_BT[:, 1:].flatten())
 
-    def __init__(self, model: nn.Module, optim: OptimConfig, dtype: torch.dtype | None) -> None:
+
+def llama_loss(model: nn.Module, batch_BT: Tensor) -> Tensor:
+    """A Llama's own loss of a batch's inputs [B, T], of which it predicts all but the first."""
+    inputs_BT = batch_BT[:, :-1]
+    return model(input_ids=inputs_BT, labels=inputs_BT).loss
+
+
+class PlainTrainer:
+    """Trains either of them the usual way, under autocast or in fp32."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_of: Callable[[nn.Module, Tensor], Tensor],
+        optim: OptimConfig,
+        dtype: torch.dtype | None,
+    ) -> None:
         self.model = model
+        self.loss_of = loss_of
         self.optimizer = build_optimizer(model, optim)
         self.dtype = dtype
 
     def train_step(self, batch_BT: Tensor) -> Tensor:
         """One update on a batch [B, T + 1]; its loss before."""
         with torch.autocast("cpu", self.dtype, enabled=self.dtype is not None):
-            output = self.model(batch_BT[:, :-1])
-            logits_BTV = output if isinstance(output, Tensor) else output.logits
-            loss = F.cross_entropy(logits_BTV.flatten(0, 1), batch_BT[:, 1:].flatten())
+            loss = self.loss_of(self.model, batch_BT)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()

@@ -21,12 +21,13 @@ from dataclasses import replace
 from multiprocessing import get_context
 
 import torch
-from peers import PlainDecoder, PlainTrainer, llama
+from peers import PlainDecoder, PlainTrainer, llama, llama_loss, plain_loss
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.profiler import profile
 
+from model.loss import BLOCK_ENTRIES
 from search_spaces.point import TrialConfig
 from search_spaces.profiles import PAPER
 from search_spaces.reference import reference_configurations
@@ -45,8 +46,8 @@ def contender(name: str, config: TrialConfig) -> Callable[[Tensor], object]:
         return Trainer(config, CPU).train_step
     if name == "llama":
         dtype = AUTOCAST_DTYPES.get(config.precision)
-        return PlainTrainer(llama(config.model), config.optim, dtype).train_step
-    return PlainTrainer(PlainDecoder(config.model), config.optim, None).train_step
+        return PlainTrainer(llama(config.model), llama_loss, config.optim, dtype).train_step
+    return PlainTrainer(PlainDecoder(config.model), plain_loss, config.optim, None).train_step
 
 
 def draw_batch(config: TrialConfig) -> Tensor:
@@ -121,13 +122,14 @@ def copy_rate() -> float:
 def part_of(name: str, shapes: Iterable[Iterable[int]], vocab_size: int) -> str:
     """The part of a step that an operator belongs to, by its name and its inputs' shapes."""
     sizes = {size for shape in shapes for size in shape}
+    of_head = not sizes.isdisjoint({vocab_size, BLOCK_ENTRIES})
     if name in ("aten::mm", "aten::addmm"):
-        return "products of the head" if vocab_size in sizes else "products of the layers"
+        return "products of the head" if of_head else "products of the layers"
     if name in ("aten::bmm", "aten::baddbmm_"):
         return "products of attention"
     if name.startswith(("aten::_fused_adamw", "aten::_foreach", "aten::linalg_vector_norm")):
         return "optimizer and clipping"
-    if vocab_size in sizes:
+    if of_head:
         return "elementwise, head"
     return "elementwise, layers and attention"
 

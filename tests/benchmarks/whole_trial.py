@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from peers import PlainDecoder, PlainTrainer
+from peers import PlainDecoder, PlainTrainer, plain_loss
 from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, random_split
@@ -80,7 +80,7 @@ def train_plainly(folder: Path, config: TrialConfig) -> dict[str, float]:
     n_validation = len(windows) // 10
     training, validation = random_split(windows, [len(windows) - n_validation, n_validation])
     batches = iter(DataLoader(training, config.data.batch_size, shuffle=True))
-    trainer = PlainTrainer(PlainDecoder(config.model), config.optim, None)
+    trainer = PlainTrainer(PlainDecoder(config.model), plain_loss, config.optim, None)
     losses: list[float] = []
     eval_seconds = 0.0
     for updates in range(1, config.budget.steps + 1):

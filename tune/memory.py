@@ -13,9 +13,9 @@ FP32 = 4
 ACCURACY = 1.15  # measured memory is within this of the predicted, see tests/benchmarks/memory.py
 # Resident memory of a trial's process under Ray before its first step.
 PROCESS_BYTES = 520_000_000
-# Measured too: what the libraries add for themselves, and of what a step makes and frees the share
-# that is resident besides, in blocks that cannot be used again.
-LIBRARIES_BYTES = 15_000_000
+# By precision, measured too: what the libraries add for themselves. And of what a step makes and
+# frees, the share that is resident besides, in blocks that cannot be used again.
+LIBRARIES_BYTES = {"fp32": 23_000_000, "bf16": 15_000_000, "fp16": 15_000_000}
 SCATTERED = 0.36
 # Of each process on a GPU, beside its tensors: CUDA's context and kernels, assumed and not
 # measured; and cuBLAS's workspace, torch's default before compute capability 9.
@@ -30,7 +30,8 @@ def peak_bytes(config: TrialConfig, device: str) -> int:
     if device == "cuda":
         return live + CUBLAS_WORKSPACE_BYTES
     passing = live - terms["weights"] - terms["optimizer"]
-    return PROCESS_BYTES + LIBRARIES_BYTES + live + round(SCATTERED * passing)
+    scattered = round(SCATTERED * passing)
+    return PROCESS_BYTES + LIBRARIES_BYTES[config.precision] + live + scattered
 
 
 def live_bytes(config: TrialConfig, device: str) -> dict[str, int]:

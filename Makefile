@@ -8,7 +8,7 @@ grid: $(INSTALLED)
 	$(BIN)/quarterhour grid
 
 test: $(INSTALLED)
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist worksteal --durations 12
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check
@@ -17,7 +17,7 @@ lint: $(INSTALLED)
 	$(BIN)/lint-imports
 
 check: lint
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

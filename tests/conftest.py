@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+import torch
 from hypothesis import settings
 
 from data.tokens import TokenData, prepare_tokens
@@ -11,6 +12,8 @@ from search_spaces.profiles import QUICK
 # The same examples every time, on a machine of any speed, and none kept from run to run.
 settings.register_profile("tests", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("tests")
+# Two processes test side by side: more threads would wait for each other.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)

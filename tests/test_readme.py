@@ -9,6 +9,7 @@ import torch
 from tiny import write_corpus
 
 import data.tokens
+import tune.doctor
 import tune.grid
 import tune.searcher
 import tune.tensorboard
@@ -18,6 +19,7 @@ from tune.experiment import build_experiment
 from tune.resources import plan_resources
 from tune.search import build_search
 
+ENDS_NORMALLY = tuple(f"quarterhour {name}" for name in ("enqueue", "status", "report", "verify"))
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^\$ (.*?)(?: +#.*)?$", README, flags=re.MULTILINE)
@@ -71,10 +73,11 @@ def test_every_command_of_the_readme_comes_to_the_point_where_training_begins(
     monkeypatch.setattr(tune.trial.Trial, "rows", training_begins)
     monkeypatch.setattr(tune.tensorboard, "serve", training_begins)
     monkeypatch.setattr(tune.searcher, "fit", training_begins)
+    monkeypatch.setattr(tune.doctor, "run_checks", training_begins)
     monkeypatch.setattr(optuna_dashboard, "run_server", training_begins)
     if "runs/" in command:
         begin_runs(Path("runs"))
-    if command.startswith(("quarterhour enqueue", "quarterhour status")):
+    if command.startswith(ENDS_NORMALLY):
         with pytest.raises(SystemExit) as ended:
             main()
         assert not ended.value.code

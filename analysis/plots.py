@@ -77,6 +77,11 @@ def add_legend(figure: Figure, axes: Axes) -> None:
     figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
 
 
+def plain_number(x: float) -> str:
+    """7, 0.003 or 2.5M."""
+    return f"{x:g}" if x < 1e4 else EngFormatter(sep="")(float(f"{x:.4g}"))
+
+
 def plain_log(axis: Axis) -> None:
     """A log scale whose ticks read 6, 7 and 2M, not 6 x 10^0."""
     (axis.axes.set_xscale if axis is axis.axes.xaxis else axis.axes.set_yscale)("log")
@@ -90,4 +95,4 @@ class _PlainLogFormatter(LogFormatter):
     def __call__(self, x: float, pos: int | None = None) -> str:
         if not super().__call__(x, pos):
             return ""
-        return f"{x:g}" if x < 1e4 else EngFormatter(sep="")(x)
+        return plain_number(x)

@@ -16,7 +16,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, LogLocator
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -179,6 +179,7 @@ def slices(run: Run) -> Figure | None:
         axes.set(xlabel=path, ylabel=results.objective)
         if getattr(kind, "log", False):
             plain_log(axes.xaxis)
+            axes.xaxis.set_minor_locator(LogLocator(subs=(3,)))  # there is no room for more labels
     for axes in figure.axes[len(ranges) :]:
         axes.remove()
     figure.colorbar(order, ax=figure.axes, label="trial", pad=0.01)

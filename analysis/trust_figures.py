@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
 
 from analysis.calibration import calibration, reliability
 from analysis.costs import VIEWS, equal_cost
@@ -24,6 +23,7 @@ from analysis.plots import (
     colours,
     figure_and_axes,
     plain_log,
+    plain_number,
 )
 from analysis.runs import Run
 from analysis.scaling import AXES, LAW, fits, law, points
@@ -61,9 +61,7 @@ def equal_cost_losses(run: Run) -> Figure | None:
         _draw_view(axes, own.to_dict("records"), names)
         axes.set(title=f"equal {view}", xlabel="held-out loss (nats)")
         if len(own):
-            axes.set_xlabel(
-                f"held-out loss (nats)\nat {EngFormatter(places=1)(own['cost'].iloc[0])}"
-            )
+            axes.set_xlabel(f"held-out loss (nats)\nat {plain_number(own['cost'].iloc[0])}")
         else:
             axes.set(xticks=[], xlabel="")
             axes.text(0.5, 0.5, "device shared:\nnot ranked", transform=axes.transAxes, ha="center")

@@ -60,6 +60,7 @@ class Trial:
         self._train_tokens = torch.from_numpy(tokens.train.astype(np.int32)).to(device)
         self.seconds = 0.0
         self.warning: str | None = None
+        self.samples: list[dict[str, str]] = []
         reset_peak_memory(device)
 
     def _with_measured_steps(self, spec: TrialSpec) -> TrialSpec:
@@ -108,7 +109,7 @@ class Trial:
                     continue
                 recorder.write(row := self._train_to(end))
                 if math.isfinite(row.get("eval_loss", math.nan)):
-                    recorder.write_samples(self._samples())
+                    recorder.write_samples(self.samples)
                 if end == self.config.budget.last_step or not math.isfinite(row["train_loss"]):
                     break
                 if time.monotonic() - self._saved_at > CHECKPOINT_SECONDS:
@@ -191,11 +192,13 @@ class Trial:
         return row | {"eval_seconds": time.perf_counter() - begin}
 
     def _evaluate(self, train_batch: Row) -> Row:
-        """Both validation sets, after the update, added to the training batch's measures."""
+        """Both validation sets and the samples, after the update; the measures as a row."""
         begin = time.perf_counter()
         row = train_batch | self._leaky_metrics() | self._heldout_metrics()
         for layer, norm in enumerate(self.trainer.layer_grad_norms.tolist()):
             row[f"grad_norm_layer{layer:02d}"] = norm
+        if math.isfinite(row["eval_loss"]):
+            self.samples = self._continue_prompts()
         return row | {"eval_seconds": train_batch["eval_seconds"] + time.perf_counter() - begin}
 
     def _leaky_metrics(self) -> Row:
@@ -286,7 +289,7 @@ class Trial:
         recorder.write_ending(Status.COMPLETE)
         self.spec.write_result(Status.COMPLETE, row)
 
-    def _samples(self) -> list[dict[str, str]]:
+    def _continue_prompts(self) -> list[dict[str, str]]:
         """The five prompts, and what the model continues them with."""
         tokenizer = self.tokens.tokenizer()
         continuations = continue_tokens(

@@ -80,7 +80,7 @@ def report(name: str, folder: Path) -> None:
         "a step": median_seconds(lambda: trial.trainer.train_step(batch)),
         "measures of a batch": median_seconds(lambda: trial.trainer.metrics(batch)),
         "held-out loss": median_seconds(trial._heldout_metrics),
-        "five samples": median_seconds(trial._samples),
+        "five samples": median_seconds(trial._continue_prompts),
     }
     times = counts(config)
     steps = times["a step"] * seconds["a step"]

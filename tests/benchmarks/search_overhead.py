@@ -79,9 +79,7 @@ def main() -> None:
     table = Table("", "seconds", f"of training ({len(trials)} trials)", box=None)
     table.add_row("training", f"{training:.1f}", "")
     table.add_row("evaluations", f"{evaluating:.1f}", f"{evaluating / training:.1%}")
-    table.add_row(
-        "Tune, rows, samples, checkpoints, search", f"{besides:.1f}", f"{besides / training:.1%}"
-    )
+    table.add_row("Tune, rows, checkpoints, search", f"{besides:.1f}", f"{besides / training:.1%}")
     table.add_row(
         "  of which between trials", f"{sum(starts):.1f}", f"{sum(starts) / training:.1%}"
     )

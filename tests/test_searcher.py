@@ -207,6 +207,18 @@ def test_a_search_that_was_stopped_proposes_what_an_undisturbed_one_does(
     assert len({spec.key for spec in stopped.trials()}) == 14
 
 
+def test_a_space_without_some_of_the_six_begins_with_the_others(tmp_path: Path):
+    def rates(trial: BaseTrial) -> dict[str, Any]:
+        return {"optim.learning_rate": trial.suggest_float("optim.learning_rate", 1e-4, 1e-2)}
+
+    search = tiny_search(tmp_path, space=rates)
+    driver = Driver(search, trials=6).run()
+    assert [spec.origin for spec in search.trials()] == [
+        "baseline", "high_lr", "low_lr", "sampler", "sampler", "sampler",
+    ]  # fmt: skip
+    assert driver.searcher.stopped_because is None
+
+
 def test_another_seed_proposes_other_points(tmp_path: Path):
     searches = [tiny_search(tmp_path, f"seed{seed}", seed=seed) for seed in (0, 1)]
     for search in searches:

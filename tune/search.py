@@ -78,13 +78,13 @@ class Search:
         )
 
     def first_points(self, sources: Sequence[Path]) -> list[FirstPoint]:
-        """What the search begins with: finished trials of other runs, then the six.
+        """What the search begins with: finished trials of other runs, then those of the six.
 
-        Trials with another budget or seed, or outside the space, are left out. Raises ValueError
+        What has another budget or seed, or is outside the space, is left out. Raises ValueError
         for a source that is no run folder or was trained on other data.
         """
         points = [point for source in sources for point in self._points_of(source)]
-        points += self.reference.items()
+        points += [(n, config) for n, config in self.reference.items() if self._has(config)]
         # Each once, and the six by their names wherever they come from.
         origins = {config.key(self.data_fingerprint): origin for origin, config in points}
         configs = {config.key(self.data_fingerprint): config for _, config in points}
@@ -110,11 +110,18 @@ class Search:
         if not (result and result.final and same):
             return False
         try:
-            locate(self.space, self.baseline, spec.config)
             budgeted = self.budget.spent_on(spec.config, self.like)
         except ValueError:
             return False
-        return budgeted.key("") == spec.config.key("")
+        return self._has(spec.config) and budgeted.key("") == spec.config.key("")
+
+    def _has(self, config: TrialConfig) -> bool:
+        """Whether a configuration is a point of the space."""
+        try:
+            locate(self.space, self.baseline, config)
+        except ValueError:
+            return False
+        return True
 
     def fresh_trials(self, chosen: Sequence[TrialSpec]) -> list[TrialSpec]:
         """The chosen trials again, with seeds that the search has not used."""

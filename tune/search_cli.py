@@ -101,6 +101,9 @@ def search(
         first_points = planned.first_points(from_ or [])
     console = Console()
     console.print(_headline(experiment, planned))
+    outside = planned.reference.keys() - {origin for origin, _ in first_points}
+    if outside:
+        console.print(f"outside the space and so not trained: {', '.join(sorted(outside))}")
     with opened(experiment):
         with SearchProgress(console, trials) as progress:
             searcher = run_search(experiment, planned, first_points, limits, progress)

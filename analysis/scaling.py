@@ -1,6 +1,7 @@
 """How the loss falls with parameters, tokens and FLOPs: power laws with an offset, over runs."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -66,18 +67,20 @@ def law(x: np.ndarray, offset: float, factor: float, exponent: float) -> np.ndar
     return offset + factor * x**-exponent
 
 
-def _envelope(measured: pd.DataFrame, axis: str) -> tuple[np.ndarray, np.ndarray]:
-    """The lowest loss at each x, ascending."""
+def _envelope(measured: pd.DataFrame, axis: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Each x, ascending, and the lowest loss there."""
     table = measured.loc[:, [axis, "heldout_loss"]].dropna().sort_values([axis])
     log_steps = np.diff(np.log(table[axis].to_numpy(float)), prepend=0)
     best: Any = table.reset_index(drop=True).groupby(np.cumsum(log_steps > SAME))
-    lowest = table.iloc[best["heldout_loss"].idxmin().to_numpy()].to_numpy(float)
-    return lowest[:, 0], lowest[:, 1]
+    lowest = table.iloc[best["heldout_loss"].idxmin().to_numpy()]
+    return tuple(lowest[axis]), tuple(lowest["heldout_loss"])
 
 
-def _fit(x: np.ndarray, loss: np.ndarray) -> dict[str, Any]:
-    if len(x) < MIN_POINTS:
-        return {"points": len(x), "reason": f"{len(x)} points: a fit needs at least {MIN_POINTS}"}
+@cache  # a report asks twice: for its table and for its figure
+def _fit(at: tuple[float, ...], losses: tuple[float, ...]) -> dict[str, Any]:
+    if len(at) < MIN_POINTS:
+        return {"points": len(at), "reason": f"{len(at)} points: a fit needs at least {MIN_POINTS}"}
+    x, loss = np.array(at), np.array(losses)
     scale = float(np.exp(np.mean(np.log(x))))  # around it, A and alpha are hardly tied together
     start = (0.9 * loss.min(), max(float(np.ptp(loss)), 1e-3), 0.5)
     fitted = _parameters(x / scale, loss, start)

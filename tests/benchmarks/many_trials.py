@@ -7,6 +7,7 @@ prints the seconds until it serves the hyperparameters of all and a loss of the 
 """
 
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -69,19 +70,21 @@ def seconds_until_shown(runs: Path, trials: int, *arguments: str) -> float:
         [*command, "--no-browser", "--port", "6100"], cwd=runs.parent, stdout=subprocess.PIPE
     )
     assert process.stdout
-    url = next(re.search(rb"http://\S+", line) for line in process.stdout)[0].decode()
-    while len(rows_of_table(url)) < trials:
-        time.sleep(0.05)
-    query = urllib.parse.urlencode({"tag": "loss/heldout", "run": f"search/{trials:04d}"})
-    assert json.load(urllib.request.urlopen(f"{url}data/plugin/scalars/scalars?{query}"))
-    seconds = time.perf_counter() - begin
-    process.terminate()
-    process.wait()
-    return seconds
+    try:
+        url = next(re.search(rb"http://[^\s?]+", line) for line in process.stdout)[0].decode()
+        while len(rows_of_table(url)) < trials:
+            time.sleep(0.05)
+        query = urllib.parse.urlencode({"tag": "loss/heldout", "run": f"search/{trials:04d}"})
+        assert json.load(urllib.request.urlopen(f"{url}data/plugin/scalars/scalars?{query}"))
+        return time.perf_counter() - begin
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def main(trials: int) -> None:
     """Measure and print."""
+    os.fsync = lambda _: None  # made-up trials may be lost
     with tempfile.TemporaryDirectory() as folder:
         runs = Path(folder) / "runs"
         sizes = [write_trial(runs / f"search/{n:04d}", n) for n in range(1, trials + 1)]

@@ -16,9 +16,9 @@ BLOCK_ROWS = 512
 BLOCK_ENTRIES = 8_192  # of the vocabulary, for the embedding's gradient of a block of rows
 METRIC_ELEMENTS = 2**20  # of a block of logits: 4 MB, which stay in a CPU's cache
 CALIBRATION_BINS = 15  # as Guo et al. (2017) take them
-# Keeps small probabilities above fp16's subnormals; a power of two, so exact in every dtype. It is
-# what the reference's initial loss scale of 65,536 comes to in the mean over its 4,096 tokens.
-GRAD_SCALE = 16.0
+# Keeps small probabilities above fp16's subnormals. It is what the reference's initial loss scale
+# of 65,536 comes to in the mean over its 4,096 tokens.
+FP16_GRAD_SCALE = 16.0
 
 
 class _MeanCrossEntropy(torch.autograd.Function):
@@ -33,26 +33,28 @@ class _MeanCrossEntropy(torch.autograd.Function):
         grad_h_ND, grad_e_VD = torch.empty_like(h_ND), torch.zeros_like(embedding_VD)
         buffer_RV = h_ND.new_empty(min(BLOCK_ROWS, len(h_ND)), len(e_VD))
         rows_R = torch.arange(len(buffer_RV), device=buffer_RV.device)
+        grad_scale = FP16_GRAD_SCALE if h_ND.dtype == torch.float16 else 1.0
         loss_sum = hidden_ND.new_zeros((), dtype=torch.float32)
         blocks = zip(*(x.split(BLOCK_ROWS) for x in (h_ND, grad_h_ND, targets_N)), strict=True)
         for h_RD, grad_h_RD, target_R in blocks:
             block_RV = buffer_RV[: len(h_RD)]
             loss_sum += _softmax_(block_RV, h_RD, e_VD, target_R.unsqueeze(1))
-            block_RV.mul_(GRAD_SCALE)
-            block_RV[rows_R[: len(h_RD)], target_R] -= GRAD_SCALE  # scatter_add_ copies the block
+            if grad_scale != 1:
+                block_RV.mul_(grad_scale)
+            block_RV[rows_R[: len(h_RD)], target_R] -= grad_scale  # scatter_add_ copies the block
             torch.mm(block_RV, e_VD, out=grad_h_RD)
             for grad_e_CD, block_RC in zip(
                 grad_e_VD.split(BLOCK_ENTRIES), block_RV.split(BLOCK_ENTRIES, 1), strict=True
             ):
                 grad_e_CD += block_RC.T @ h_RD
         ctx.save_for_backward(grad_h_ND, grad_e_VD)
-        ctx.hidden_dtype = hidden_ND.dtype
+        ctx.hidden_dtype, ctx.grad_scale = hidden_ND.dtype, grad_scale
         return loss_sum / len(h_ND)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None]:
         grad_h_ND, grad_e_VD = ctx.saved_tensors
-        scale = grad_outputs[0] / (GRAD_SCALE * len(grad_h_ND))
+        scale = grad_outputs[0] / (ctx.grad_scale * len(grad_h_ND))
         return grad_h_ND.to(ctx.hidden_dtype) * scale, grad_e_VD.mul_(scale), None
 
 

@@ -14,9 +14,10 @@ from typing import Any
 import pandas as pd
 import pytest
 from made_up import training_rows, write_grid, write_search
+from matplotlib import image
 from matplotlib.figure import Figure
+from screenshots import BROWSER, DRIVER, PICTURES, browsing, opened, take
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from test_runs import write_experiment, write_trial
 
 import analysis.report
@@ -28,7 +29,6 @@ from analysis.report import write_report
 from analysis.runs import Run, load_run
 from tune.cli import main
 
-BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 LATEX = shutil.which("pdflatex") or shutil.which("tectonic")
 
 
@@ -362,21 +362,8 @@ return ratios;
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER or ""
-    for switch in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "hide-scrollbars"):
-        options.add_argument(f"--{switch}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    with webdriver.Chrome(options, Service(DRIVER)) as driver:
+    with browsing() as driver:
         yield driver
-
-
-def opened(browser: webdriver.Chrome, report: Path, width: int, scheme: str) -> None:
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    browser.get((report / "report.html").as_uri())
 
 
 needs_browser = pytest.mark.skipif(
@@ -421,6 +408,16 @@ def test_a_click_on_a_heading_sorts_the_table(report: Path, browser: webdriver.C
     assert column() == sorted(before, reverse=True) != before
     head = table.find_elements("css selector", "th")[place]
     assert head.get_attribute("aria-sort") == "descending"
+
+
+@pytest.mark.slow
+@needs_browser
+def test_the_pictures_for_the_readme(report: Path, browser: webdriver.Chrome, tmp_path: Path):
+    take(browser, report, tmp_path)
+    for name, picture in PICTURES.items():
+        pixels = image.imread(tmp_path / f"{name}.png")
+        assert pixels.shape[:2] == (picture.height, picture.width)
+        assert pixels.std() > 0.05, "the picture is not of one colour"
 
 
 def test_files_are_read_by_other_programs(report: Path):

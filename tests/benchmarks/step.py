@@ -15,7 +15,7 @@ import argparse
 import ctypes
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -27,7 +27,8 @@ from rich.table import Table
 from torch import Tensor
 from torch.profiler import profile
 
-from model.loss import BLOCK_ENTRIES
+from model.decoder import DecoderConfig
+from model.loss import BLOCK_ENTRIES, BLOCK_ROWS
 from search_spaces.point import TrialConfig
 from search_spaces.profiles import PAPER
 from search_spaces.reference import reference_configurations
@@ -119,11 +120,12 @@ def copy_rate() -> float:
     return 2 * source.nbytes / statistics.median(times)
 
 
-def part_of(name: str, shapes: Iterable[Iterable[int]], vocab_size: int) -> str:
+def part_of(name: str, shapes: Sequence[Sequence[int]], model: DecoderConfig) -> str:
     """The part of a step that an operator belongs to, by its name and its inputs' shapes."""
-    sizes = {size for shape in shapes for size in shape}
-    of_head = not sizes.isdisjoint({vocab_size, BLOCK_ENTRIES})
-    if name in ("aten::mm", "aten::addmm"):
+    is_product = name in ("aten::mm", "aten::addmm")
+    block = [BLOCK_ENTRIES, BLOCK_ROWS if is_product else model.d_model]
+    of_head = block in shapes or any(model.vocab_size in shape for shape in shapes)
+    if is_product:
         return "products of the head" if of_head else "products of the layers"
     if name in ("aten::bmm", "aten::baddbmm_"):
         return "products of attention"
@@ -143,7 +145,7 @@ def time_by_part(config: TrialConfig) -> dict[str, float]:
         total = seconds(step, batch)
     parts: dict[str, float] = {}
     for event in profiler.key_averages(group_by_input_shape=True):
-        part = part_of(event.key, event.input_shapes, config.model.vocab_size)
+        part = part_of(event.key, event.input_shapes, config.model)
         parts[part] = parts.get(part, 0.0) + event.self_cpu_time_total / 1e6
     parts["other"] = max(0.0, total - sum(parts.values()))
     return parts

@@ -154,6 +154,7 @@ def _figure(made: Figure | None, maker: Any, title: str, path: Path) -> FigureVi
         inches = made.get_figwidth()
         svg = io.BytesIO()
         made.savefig(svg, format="svg", metadata={"Date": None})
+        made.set_layout_engine("none")  # which keeps the layout: it takes longer than drawing
         made.savefig(path.with_suffix(".png"), dpi=PNG_DPI)
         path.with_suffix(".svg").write_bytes(svg.getvalue())
         source = f"data:image/svg+xml;base64,{base64.b64encode(svg.getvalue()).decode()}"

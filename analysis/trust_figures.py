@@ -6,8 +6,10 @@ from itertools import cycle
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from analysis.calibration import calibration, reliability
 from analysis.costs import VIEWS, equal_cost
@@ -120,22 +122,31 @@ def scaling_laws(runs: Sequence[Run]) -> Figure | None:
     if measured.empty:
         return None
     laws: Any = fits(runs)
-    figure, _ = figure_and_axes((13, 4.5), 1, len(AXES))
+    figure, (first, *_) = figure_and_axes((13, 4.5), 1, len(AXES))
+    named = COLOURS | {"another": PROPOSED_COLOUR}
+    own = measured["configuration"].where(measured["configuration"].isin(COLOURS), "another")
+    for name in own.unique():
+        first.plot([], [], "o", color=named[name], label=name)
+    add_legend(figure, first)
     for axes, axis in zip(figure.axes, AXES, strict=True):
-        by_data = measured.groupby("data", sort=False)
-        for (_, of_data), marker in zip(by_data, cycle("osD^v"), strict=False):
-            own = [COLOURS.get(name, PROPOSED_COLOUR) for name in of_data["configuration"]]
-            axes.scatter(of_data[axis], of_data["heldout_loss"], c=own, marker=marker, s=25)
+        for (_, of_data), marker in zip(measured.groupby("data"), cycle("osD^v"), strict=False):
+            colours_of_data = own.loc[of_data.index].map(named)
+            axes.scatter(of_data[axis], of_data["heldout_loss"], 25, colours_of_data, marker=marker)
         fitted = laws.loc[(laws["axis"] == axis) & (laws["reason"] == "")]
-        for row in fitted.to_dict("records"):
-            x = np.geomspace(measured[axis].min(), measured[axis].max(), 200)
-            exponent, *bounds = (row[f"exponent{end}"] for end in ("", "_low", "_high"))
-            label = "exponent {:.2f} [{:.2f}, {:.2f}]".format(exponent, *bounds)
-            axes.plot(x, law(x, *(row[name] for name in LAW)), color=BEST_COLOUR, label=label)
-        if len(fitted):
-            axes.legend(frameon=False)
+        lines = [_law(axes, measured[axis], row) for row in fitted.to_dict("records")]
+        if lines:
+            axes.legend(handles=lines, frameon=False)
         else:
             axes.set_title("no fit", color=NOTE_COLOUR, fontsize="medium")
         axes.set(xlabel=axis, ylabel="held-out loss (nats)")
         plain_log(axes.xaxis)
     return figure
+
+
+def _law(axes: Axes, x: pd.Series, row: dict[str, Any]) -> Line2D:
+    """Draw a fitted law over the range of x."""
+    between = np.geomspace(x.min(), x.max(), 200)
+    exponent, *bounds = (row[f"exponent{end}"] for end in ("", "_low", "_high"))
+    label = "exponent {:.2f} [{:.2f}, {:.2f}]".format(exponent, *bounds)
+    losses = law(between, *(row[name] for name in LAW))
+    return axes.plot(between, losses, color=BEST_COLOUR, label=label)[0]

@@ -47,17 +47,19 @@ _TRIAL = ["configuration", "seed"]
 
 
 def parameters(run: Run) -> dict[str, BaseDistribution]:
-    """What the search ranges over, by dotted name: settings that have more than one value.
+    """What the search ranges over, by dotted name: settings in which complete trials differ.
 
-    One that always goes with an earlier one, as d_ff does with d_model, is left out.
+    One that is an earlier one times a constant, as d_ff is of d_model, is left out.
     """
-    searched: Any = search_results(run).searched
+    complete: Any = _complete(search_results(run))
     domains = run.experiment.get("domains", {})
+    ends = pd.DataFrame({path: pd.Series(ends) for path, ends in domains.items()})
+    known = pd.concat([complete, ends.reindex(columns=complete.columns)], ignore_index=True)
     found: dict[str, BaseDistribution] = {}
-    for path in (name for name in searched if str(name).startswith(("model.", "optim.", "data."))):
-        values = pd.Series([*domains.get(path, []), *searched[path].dropna()]).unique().tolist()
-        if len(values) > 1 and not any(_same(searched, path, other) for other in found):
-            found[str(path)] = _distribution(values)
+    for path in (name for name in known if str(name).startswith(("model.", "optim.", "data."))):
+        differs = complete[path].nunique() > 1
+        if differs and not any(_is_multiple(known, path, other) for other in found):
+            found[str(path)] = _distribution(known[path].dropna().unique().tolist())
     return found
 
 
@@ -270,10 +272,11 @@ def _study(
     return study
 
 
-def _same(trials: Any, path: Any, other: Any) -> bool:
-    """Whether two settings are one: each value of either goes with one value of the other."""
-    pairs = len(trials[[path, other]].drop_duplicates())
-    return pairs == trials[path].nunique() == trials[other].nunique() and pairs < len(trials)
+def _is_multiple(known: Any, path: Any, other: Any) -> bool:
+    """Whether a setting is always the other times a constant, at the ends of their ranges too."""
+    both = known[[path, other]].dropna().map(lambda value: pd.to_numeric(value, errors="coerce"))
+    ratios = both[path] / both[other]
+    return bool(np.allclose(ratios, ratios.iloc[0]))
 
 
 def _distribution(values: list[Any]) -> BaseDistribution:

@@ -26,6 +26,7 @@ DOMAINS = {
     "data.batch_size": [2, 32],
     "optim.learning_rate": [3e-5, 1e-2],
     "optim.weight_decay": [1e-3, 1.0],
+    "optim.beta1": [0.8, 0.98],
     "optim.schedule": ["constant", "cosine", "linear"],
 }
 
@@ -141,6 +142,7 @@ def points(rng: random.Random) -> Any:
                 "optim.learning_rate": 10 ** rng.uniform(-4.5, -2),
                 "optim.weight_decay": 10 ** rng.uniform(-3, 0),
                 "optim.schedule": rng.choice(DOMAINS["optim.schedule"]),
+                "optim.beta1": rng.uniform(0.8, 0.98),
             },
         )
 

@@ -158,6 +158,7 @@ def test_a_setting_that_follows_from_another_is_no_parameter(search: Run):
     ranges: dict[str, Any] = search_figures.parameters(search)
     assert "model.d_model" in ranges
     assert "model.d_ff" not in ranges
+    assert {"optim.weight_decay", "optim.beta1"} <= set(ranges), "both differ in every proposal"
     assert ranges["optim.learning_rate"].log
     assert (ranges["data.batch_size"].low, ranges["data.batch_size"].high) == (2, 32)
     assert ranges["optim.schedule"].choices == ("constant", "cosine", "linear")

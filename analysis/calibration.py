@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.published import published_summary
+from analysis.published import differences, published_summary
 from analysis.runs import Run
 from analysis.statistics import Interval, mean_interval, pearson
-from analysis.tables import mean_over_seeds, summarise
+from analysis.tables import counted_trials, mean_over_seeds, summarise
 
 QUOTED = {"train_loss": "confidence", "confidence": "final_top5"}
 """The correlations over the six that the study quotes; names as in `tables.summarise`."""
@@ -55,14 +55,15 @@ def reliability(run: Run) -> pd.DataFrame:
 def correlations(run: Run) -> pd.DataFrame:
     """The correlations that the study quotes, over this run's configurations: Pearson's, of means
     over seeds, with Fisher's 95 % interval, beside those of the study's recorded data
-    (`published_…`); `n` is the number of configurations."""
+    (`published_…`); `n` is the number of configurations, and `not_comparable` says in what the run
+    is another than the study."""
     rows: list[dict[str, Any]] = []
     ours, theirs = mean_over_seeds(summarise(run)), published_summary()
     for x, y in QUOTED.items():
         own = pearson(ours[x].to_list(), ours[y].to_list())
         published = pearson(theirs[x].to_list(), theirs[y].to_list())
         row = {"x": x, "y": y} | _named(own, "") | _named(published, "published_")
-        rows.append(row)
+        rows.append(row | {"not_comparable": "; ".join(differences(run).values())})
     return pd.DataFrame(rows)
 
 
@@ -75,7 +76,8 @@ def _last_bins(run: Run) -> Iterator[tuple[str, list[np.ndarray]]]:
     """Each configuration, with the bins [3, K] of the last evaluation of each seed."""
     columns = ["configuration", "seed", "eval_calibration"]
     rows = run.rows.reindex(columns=columns).dropna(subset=["eval_calibration"])
-    last = rows.drop_duplicates(["configuration", "seed"], keep="last")
+    counted = counted_trials(run.trials)[["configuration", "seed"]]
+    last = rows.drop_duplicates(["configuration", "seed"], keep="last").merge(counted)
     for configuration, seeds in last.groupby("configuration", sort=False):
         yield (
             str(configuration),

@@ -83,10 +83,12 @@ class Comparison:
     @property
     def heading(self) -> str:
         """Number and title, and how many seeds ours are the mean of where there are several."""
-        few, many = self.seeds.min(), self.seeds.max()
-        seeds = many if few == many else f"{few} to {many}"
         title = f"Table {self.number} · {TABLES[self.name][0]}"
-        return f"{title} · mean of {seeds} seeds" if many > 1 else title
+        begun = [seeds for seeds in self.seeds if seeds]
+        if not begun or max(begun) == 1:
+            return title
+        few, many = min(begun), max(begun)
+        return f"{title} · mean of {many if few == many else f'{few} to {many}'} seeds"
 
     @property
     def note(self) -> str:

@@ -29,16 +29,16 @@ def equal_cost(run: Run) -> pd.DataFrame:
     95 % over `n` seeds) and `train_loss` (of the window that ends there) are those of the last row
     where every seed ends there, to a step; else they are `interpolated` on the curves, linearly in
     the logarithm of the cost, and the schedule was made for another length. `rank` is by held-out
-    loss, `rank_at_equal_steps` beside it. Seconds on a device that several trials `shared` have no
-    rank and set no cost. `remark` says this in words.
+    loss, beside it the `rank_at_equal_steps` among the same configurations. Seconds on a device
+    that several trials `shared` have no rank and set no cost. `remark` says this in words.
     """
     trials = _complete_trials(run)
     rows = [row for view in VIEWS for row in _view(view, trials)]
-    at_steps = {row["configuration"]: row["rank"] for row in rows if row["view"] == "steps"}
-    for row in rows:
-        row["rank_at_equal_steps"] = at_steps[row["configuration"]]
-        row["remark"] = _remark(row)
-    return pd.DataFrame(rows, columns=[*_COLUMNS, "rank_at_equal_steps", "remark"])
+    table = pd.DataFrame(rows, columns=_COLUMNS)
+    at_steps = table.loc[table["view"] == "steps"].set_index("configuration")["rank"]
+    among = table["configuration"].map(at_steps).where(table["rank"].notna())
+    table["rank_at_equal_steps"] = among.groupby(table["view"]).rank()
+    return table.assign(remark=[_remark(row) for row in table.to_dict("records")])
 
 
 def rank_changes(run: Run) -> pd.DataFrame:
@@ -47,7 +47,8 @@ def rank_changes(run: Run) -> pd.DataFrame:
     table = equal_cost(run)
     ranks = table.pivot(index="configuration", columns="view", values="rank")
     ranks = ranks.reindex(columns=list(VIEWS)).rename_axis(columns=None)
-    ranks = ranks.assign(changes=ranks.nunique(axis="columns") > 1)
+    moved = table["rank"].notna() & (table["rank"] != table["rank_at_equal_steps"])
+    ranks = ranks.assign(changes=moved.groupby(table["configuration"]).any())
     return ranks.sort_values(["steps"], kind="stable").reset_index()
 
 

@@ -109,7 +109,7 @@ def convergence(run: Run) -> Figure | None:
 
 def efficiency(run: Run) -> Figure | None:
     """Training loss against the seconds that the trial has trained."""
-    if run.rows.empty:
+    if run.rows.empty or over_seeds(run, "train_loss").empty:
         return None
     figure, axes = figure_and_axes((7, 4.5))
     losses, seconds = over_seeds(run, "train_loss"), over_seeds(run, "seconds")

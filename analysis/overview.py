@@ -71,7 +71,7 @@ def provenance(run: Run) -> pd.DataFrame:
 
 
 def trials(run: Run) -> pd.DataFrame:
-    """Every trial: how it ended, how far it got, and the measures of its last row."""
+    """Every trial: how it ended, how far it got, and the last known value of each measure."""
     columns = [*_TRIAL, "origin", "status", "steps_done", "parameters", "reason"]
     table = run.trials.reindex(columns=columns)
     if run.trials["origin"].isna().to_numpy().all():

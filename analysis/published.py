@@ -36,7 +36,10 @@ _DATA = {
 _PROTOCOL = "as-run"
 _SHARED = {
     "model.vocab_size": 49_152,
+    "model.dropout": 0.0,
     "budget.steps": _STEPS,
+    "budget.eval_batches": 20,
+    "optim.schedule": "cosine",
     "optim.beta1": 0.9,
     "optim.weight_decay": 0.1,
     "optim.eps": 1e-8,
@@ -140,7 +143,7 @@ def _reason(path: str, ours: Any, theirs: Any) -> tuple[str, str]:
     if field == "steps":
         return field, f"{ours:,.0f} steps instead of {theirs:,}"
     ours, theirs = (value if isinstance(value, str) else f"{value:g}" for value in (ours, theirs))
-    if section == "model" and field != "positions":
+    if section == "model" and field not in ("positions", "dropout"):
         return "model size", f"model size: {field} {ours} instead of {theirs}"
     return field, f"{field} {ours} instead of {theirs}"
 

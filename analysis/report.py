@@ -98,7 +98,7 @@ def write_report(runs: Sequence[Run], folder: Path) -> None:
 
 def _subfolders(runs: Sequence[Run]) -> dict[Run, str]:
     """Where the files of each run go, and what its sections are called; nowhere for a lone run."""
-    names = [run.folder.resolve().name for run in runs]
+    names = [run.folder.name for run in runs]
     if len(set(names)) < len(names):
         raise ValueError("two run folders have the same name: give a link to one of them")
     return {run: name if len(runs) > 1 else "" for run, name in zip(runs, names, strict=True)}

@@ -1,6 +1,7 @@
 """Reads a run folder: the experiment, its trials, and the rows they have written so far."""
 
 import json
+import os
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -48,13 +49,18 @@ def load_run(folder: Path) -> Run:
             continue  # a folder that is being written
         trial, trial_rows = _read_trial(config_file.parent)
         key = trial["configuration"], trial["seed"]
+        if key in trials and trials[key]["folder"]:
+            raise ValueError(
+                f"{config_file.parent} and {trials[key]['folder']} are the same trial: move one of"
+                " them out of the run folder"
+            )
         trials[key] = trial
         rows += trial_rows
         row_of += [key] * len(trial_rows)
     if not trials:
         raise ValueError(f"{folder} has no trial yet: its experiment.json lists none; start one")
     return Run(
-        folder=folder,
+        folder=Path(os.path.abspath(folder)),  # has a name where `folder` is "."; keeps links
         experiment=experiment,
         trials=pd.DataFrame(list(trials.values())),
         rows=_rows_frame(rows, row_of),

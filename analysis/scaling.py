@@ -37,7 +37,7 @@ def _points(run: Run) -> pd.DataFrame:
     figures = trials.astype(dict.fromkeys([*AXES, "heldout_loss"], float))
     by_configuration = figures.groupby("configuration", sort=False)
     means: Any = by_configuration.mean()
-    means = means.assign(n=by_configuration.size(), run=run.experiment["name"])
+    means = means.assign(n=by_configuration.size(), run=run.folder.name)
     return means.assign(data=run.experiment["data"].get("fingerprint", "")).reset_index()
 
 
@@ -70,8 +70,10 @@ def law(x: np.ndarray, offset: float, factor: float, exponent: float) -> np.ndar
 def _envelope(measured: pd.DataFrame, axis: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Each x, ascending, and the lowest loss there."""
     table = measured.loc[:, [axis, "heldout_loss"]].dropna().sort_values([axis])
-    log_steps = np.diff(np.log(table[axis].to_numpy(float)), prepend=0)
-    best: Any = table.reset_index(drop=True).groupby(np.cumsum(log_steps > SAME))
+    groups: list[float] = []
+    for x in table[axis]:
+        groups.append(groups[-1] if groups and x <= groups[-1] * (1 + SAME) else x)
+    best: Any = table.reset_index(drop=True).groupby(groups)
     lowest = table.iloc[best["heldout_loss"].idxmin().to_numpy()]
     return tuple(lowest[axis]), tuple(lowest["heldout_loss"])
 

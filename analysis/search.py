@@ -8,11 +8,10 @@ from typing import Any
 
 import pandas as pd
 from rich.table import Table
-from scipy import stats
 
 from analysis.runs import Run, dotted
+from analysis.statistics import CONFIDENCE, unjudged, welch
 
-CONFIDENCE = 0.95
 SPENT = ("step", "tokens", "flops", "seconds")
 
 
@@ -21,7 +20,7 @@ class SearchResults:
     """A search's own trials (`searched`) and those of its best with fresh seeds (`fresh`).
 
     Each has one row a trial: number as `configuration`, `seed`, `status`, `origin`, its settings
-    under dotted names, and the measures of its last row.
+    under dotted names, and the last known value of each measure.
     """
 
     objectives: dict[str, str]
@@ -174,19 +173,14 @@ def seed_comparison(results: SearchResults) -> pd.DataFrame:
 
 
 def _difference(own: Any, against: Any, tests: int, minimize: bool) -> dict[str, Any]:
-    welch = stats.ttest_ind(own, against, equal_var=False)
-    interval = welch.confidence_interval(1 - (1 - CONFIDENCE) / tests)
-    if not interval.low * interval.high > 0:
+    compared = welch(own.to_list(), against.to_list(), 1 - (1 - CONFIDENCE) / tests)
+    if pd.isna(compared["low"]):
+        verdict = unjudged(len(own), len(against))
+    elif compared["low"] * compared["high"] <= 0:
         verdict = "within seed noise"
     else:
-        verdict = "better" if (interval.high < 0) == minimize else "worse"
-    difference = own.mean() - against.mean()
-    return {
-        "difference": difference,
-        "low": interval.low,
-        "high": interval.high,
-        "verdict": verdict,
-    }
+        verdict = "better" if (compared["high"] < 0) == minimize else "worse"
+    return {**compared, "verdict": verdict}
 
 
 def seed_table(results: SearchResults) -> Table:
@@ -197,7 +191,9 @@ def seed_table(results: SearchResults) -> Table:
     for row in seed_comparison(results).to_dict("records"):
         difference, verdict = "", "best of the six"
         if not pd.isna(row["difference"]):
-            difference = f"{row['difference']:+.4f} ± {(row['high'] - row['low']) / 2:.4f}"
+            difference = f"{row['difference']:+.4f}"
+            if not pd.isna(row["low"]):
+                difference += f" ± {(row['high'] - row['low']) / 2:.4f}"
             verdict = row["verdict"]
         table.add_row(row["trial"], str(row["n"]), f"{row['mean']:.4f}", difference, verdict)
     return table

@@ -59,7 +59,7 @@ def pairwise_differences(groups: Mapping[str, Sequence[float]], *, best: str) ->
     """
     rows = [
         {"one": one, "other": other, "n_one": len(groups[one]), "n_other": len(groups[other])}
-        | _welch(groups[one], groups[other])
+        | welch(groups[one], groups[other])
         for one, other in combinations(groups, 2)
     ]
     columns = ["one", "other", "n_one", "n_other", "difference", "low", "high", "p"]
@@ -68,7 +68,13 @@ def pairwise_differences(groups: Mapping[str, Sequence[float]], *, best: str) ->
     return pairs.assign(verdict=[_verdict(pair, best) for pair in pairs.to_dict("records")])
 
 
-def _welch(one: Sequence[float], other: Sequence[float]) -> dict[str, float]:
+def welch(
+    one: Sequence[float], other: Sequence[float], confidence: float = CONFIDENCE
+) -> dict[str, float]:
+    """`difference` of the means, Welch's interval of it, `low` to `high`, and its `p`.
+
+    All but the difference are NaN where one of them has a single value, or neither any spread.
+    """
     difference = float(np.mean(one) - np.mean(other)) if len(one) and len(other) else _NAN
     unknown = {"difference": difference, "low": _NAN, "high": _NAN, "p": _NAN}
     if min(len(one), len(other)) < 2 or np.isnan(difference):
@@ -79,7 +85,7 @@ def _welch(one: Sequence[float], other: Sequence[float]) -> dict[str, float]:
         # Seeds of one side that are all equal are no loss of precision: its variance is 0.
         warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)
         test: Any = stats.ttest_ind(one, other, equal_var=False)
-    low, high = test.confidence_interval(CONFIDENCE)
+    low, high = test.confidence_interval(confidence)
     return {"difference": difference, "low": low, "high": high, "p": test.pvalue}
 
 
@@ -97,11 +103,15 @@ def _verdict(pair: dict[Any, Any], best: str) -> str:
     if np.isnan(pair["difference"]):
         return "missing"
     if np.isnan(pair["p"]):
-        few = min(pair["n_one"], pair["n_other"]) < 2
-        return f"{'one seed' if few else 'no spread'}: cannot be judged"
+        return unjudged(pair["n_one"], pair["n_other"])
     if pair["p_holm"] > 1 - CONFIDENCE:
         return "tie"
     return "better" if (pair["difference"] < 0) == (best == "lowest") else "worse"
+
+
+def unjudged(n_one: int, n_other: int) -> str:
+    """Why a difference of so many seeds on either side has no interval."""
+    return f"{'one seed' if min(n_one, n_other) < 2 else 'no spread'}: cannot be judged"
 
 
 def pearson(x: Sequence[float], y: Sequence[float]) -> Interval:

@@ -114,11 +114,11 @@ def counted_trials(summary: pd.DataFrame) -> pd.DataFrame:
 def mean_over_seeds(summary: pd.DataFrame) -> pd.DataFrame:
     """One row per configuration: the mean of its `counted_trials`.
 
-    `seeds` says how many those are. A figure that one of them lacks is NaN, so that no mean is
-    over fewer seeds than it says.
+    `seeds` says how many of those have begun. A figure that one of them lacks is NaN, so that no
+    mean is over fewer seeds than it says.
     """
     by_configuration = counted_trials(summary).groupby("configuration", sort=False)
-    seeds = by_configuration.size()
+    seeds = by_configuration["status"].agg(lambda status: (status != "WAITING").sum())
     means: Any = by_configuration.mean(numeric_only=True, skipna=False)
     return means.assign(seeds=seeds)
 

@@ -30,6 +30,8 @@ from analysis.plots import (
 from analysis.runs import Run
 from analysis.scaling import AXES, LAW, fits, law, points
 
+_LOOKS = (("o", "-"), ("s", "--"), ("D", "-."), ("^", ":"))  # of data, one after the other
+
 MEMORISATION_PANELS = (
     Panel(column="eval_loss", label="loss on leaky windows (nats)"),
     Panel(column="heldout_loss", label="held-out loss (nats)"),
@@ -116,7 +118,7 @@ def scaling_laws(runs: Sequence[Run]) -> Figure | None:
     """Held-out loss of the complete configurations against parameters, tokens and FLOPs.
 
     Lines are the power laws with an offset, where there are points enough; data that differ have
-    markers that differ.
+    markers and lines that differ.
     """
     measured: Any = points(runs)
     if measured.empty:
@@ -128,12 +130,19 @@ def scaling_laws(runs: Sequence[Run]) -> Figure | None:
     for name in own.unique():
         first.plot([], [], "o", color=named[name], label=name)
     add_legend(figure, first)
+    by_data = measured.groupby("data", sort=False)
     for axes, axis in zip(figure.axes, AXES, strict=True):
-        for (_, of_data), marker in zip(measured.groupby("data"), cycle("osD^v"), strict=False):
-            colours_of_data = own.loc[of_data.index].map(named)
-            axes.scatter(of_data[axis], of_data["heldout_loss"], 25, colours_of_data, marker=marker)
-        fitted = laws.loc[(laws["axis"] == axis) & (laws["reason"] == "")]
-        lines = [_law(axes, measured[axis], row) for row in fitted.to_dict("records")]
+        lines: list[Line2D] = []
+        for (data, of_data), look in zip(by_data, cycle(_LOOKS), strict=False):
+            marker, style = look
+            axes.scatter(
+                of_data[axis], of_data["heldout_loss"], 25, own.loc[of_data.index].map(named),
+                marker=marker,
+            )  # fmt: skip
+            found = laws["data"].eq(data) & laws["axis"].eq(axis) & laws["reason"].eq("")
+            which = f"{', '.join(of_data['run'].unique())}: " if by_data.ngroups > 1 else ""
+            for row in laws.loc[found].to_dict("records"):
+                lines.append(_law(axes, of_data[axis], row, style, which))
         if lines:
             axes.legend(handles=lines, frameon=False)
         else:
@@ -143,10 +152,10 @@ def scaling_laws(runs: Sequence[Run]) -> Figure | None:
     return figure
 
 
-def _law(axes: Axes, x: pd.Series, row: dict[str, Any]) -> Line2D:
-    """Draw a fitted law over the range of x."""
+def _law(axes: Axes, x: pd.Series, row: dict[str, Any], style: str, which: str) -> Line2D:
+    """Draw a fitted law over the range of x that it was fitted to."""
     between = np.geomspace(x.min(), x.max(), 200)
     exponent, *bounds = (row[f"exponent{end}"] for end in ("", "_low", "_high"))
-    label = "exponent {:.2f} [{:.2f}, {:.2f}]".format(exponent, *bounds)
+    label = which + "exponent {:.2f} [{:.2f}, {:.2f}]".format(exponent, *bounds)
     losses = law(between, *(row[name] for name in LAW))
-    return axes.plot(between, losses, color=BEST_COLOUR, label=label)[0]
+    return axes.plot(between, losses, style, color=BEST_COLOUR, label=label)[0]

@@ -41,6 +41,8 @@ def seed_intervals(run: Run) -> pd.DataFrame:
         for name, shown in MEASURES.items():
             n, mean, low, high = mean_interval(seeds[name].to_list())
             remarks = ["one seed: no interval"] if n == 1 else []
+            if pd.isna(mean):
+                n, remarks = seeds[name].count(), ["missing"]
             shared_by = max(seeds["trials_on_device"])
             if name == "tokens_per_second" and shared_by > 1:
                 remarks.append(f"{shared_by:g} trials shared the device")

@@ -78,6 +78,8 @@ def verify_cells(run: Run) -> pd.DataFrame:
     )
     notes = unfinished_notes(run).to_dict()
     diverged: dict[Any, Any] = run.trials.groupby("configuration")["diverged"].all().to_dict()
+    told = pd.Series([notes.get(name, "") for name in cells["configuration"]])
+    cells["reason"] = cells["reason"].where(cells["setting"] | (cells["reason"] != ""), told)
     for row in np.flatnonzero(cells["status"] == Verdict.MISSING):
         name = cells.at[row, "configuration"]
         known = notes.get(name, "no row has it")
@@ -114,7 +116,7 @@ def judge_cells(
             place = {"table": name, "configuration": configuration, "column": column}
             place["setting"] = COLUMNS[column].setting
             ours = prediction_interval(values).value if _known(values) else np.nan
-            figures = {"published": published, "n": len(values), "ours": ours}
+            figures = {"published": published, "n": int(pd.notna(values).sum()), "ours": ours}
             rows.append(place | figures | judged._asdict())
     return pd.DataFrame(rows)
 

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -83,3 +84,11 @@ def test_an_unfinished_run_correlates_what_it_has(tmp_path: Path):
     assert table["n"].to_list() == [2, 2]
     assert table["correlation"].isna().all()
     assert pd.notna(table["published_correlation"]).all()
+
+
+def test_a_seed_that_diverged_does_not_count(tmp_path: Path):
+    run = run_with(tmp_path / "run", BINS, EXACT)
+    diverged = {"status": "FAILED", "reason": "loss is NaN", "diverged": True}
+    (run / "a/seed1/result.json").write_text(json.dumps(diverged))
+    row = calibration(load_run(run)).iloc[0]
+    assert row[["n", "tokens"]].to_list() == [1, 10]

@@ -81,6 +81,7 @@ def test_seconds_of_a_shared_device_have_no_rank_and_set_no_cost(tmp_path: Path)
     assert list(seconds.index) == ["alone", "slow", "shared"]
     assert (seconds["cost"] == 64).all()
     assert seconds["rank"].to_list()[:2] == [1, 2]
+    assert seconds["rank_at_equal_steps"].to_list()[:2] == [2, 1], "among the two"
     assert np.isnan(seconds.loc["shared", "rank"])
     assert seconds.loc["shared", "remark"] == "2 trials shared the device: not ranked"
     assert view(run, "tokens").loc["shared", "rank"] == 1

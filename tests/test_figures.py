@@ -1,6 +1,7 @@
 """What the figures show, asked of their lines and bars."""
 
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from scipy import stats
 from test_runs import COMPLETE, write_experiment, write_trial
+from test_scaling import run_of
 
 from analysis import figures, search_figures, trust_figures
 from analysis.plots import COLOURS, colours
 from analysis.published import published_rows
 from analysis.runs import Run, load_run
+from analysis.search import search_results, seed_comparison
 
 
 @pytest.fixture(scope="module")
@@ -209,3 +212,26 @@ def test_rows_of_one_seed_have_no_band(tmp_path: Path):
     write_trial(run, "baseline", training_rows(2, {}), result=COMPLETE)
     means: pd.DataFrame = figures.over_seeds(load_run(run), "train_loss")
     assert means[["low", "high"]].isna().to_numpy().all()
+
+
+def test_one_fresh_seed_judges_nothing(tmp_path: Path):
+    results = search_results(load_run(write_search(tmp_path / "run", 8, fresh=True)))
+    alone = replace(results, fresh=results.fresh.loc[results.fresh["seed"] == 1])
+    compared = seed_comparison(alone).dropna(subset=["difference"])
+    assert len(compared)
+    assert set(compared["verdict"]) == {"one seed: cannot be judged"}
+    assert compared["low"].isna().all()
+
+
+def test_a_law_is_drawn_where_it_was_fitted(tmp_path: Path):
+    small, large = np.geomspace(1e6, 1e7, 6), np.geomspace(1e8, 1e9, 6)
+    runs = [
+        run_of(tmp_path / name, sizes, 2 + 400 * sizes**-0.5, data=name, names=name)
+        for name, sizes in (("small", small), ("large", large))
+    ]
+    axes = drawn(trust_figures.scaling_laws(runs)).axes[0]
+    laws = [line for line in axes.lines if "exponent" in str(line.get_label())]
+    ends = [line.get_xdata()[end] for line in laws for end in (0, -1)]
+    assert ends == pytest.approx([1e6, 1e7, 1e8, 1e9])
+    assert [str(line.get_label()).split(":")[0] for line in laws] == ["small", "large"]
+    assert len({line.get_linestyle() for line in laws}) == 2

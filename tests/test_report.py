@@ -287,6 +287,15 @@ def test_a_report_that_cannot_be_written_leaves_the_earlier_one(
     assert [path.name for path in run.glob("*report*")] == ["report"]
 
 
+def test_a_link_gives_a_run_another_name(tmp_path: Path):
+    one_trial(tmp_path / "run")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "mine").symlink_to(one_trial(tmp_path / "other/run"))
+    runs = [load_run(tmp_path / name) for name in ("run", "mine")]
+    write_report(runs, tmp_path / "report")
+    assert {path.name for path in (tmp_path / "report/tables").iterdir()} >= {"run", "mine"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [

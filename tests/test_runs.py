@@ -1,4 +1,5 @@
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ BASELINE = {
     "model.n_layers": 12,
     "model.d_ff": 1536,
     "model.positions": "none",
+    "model.dropout": 0.0,
     "optim.learning_rate": 3e-4,
     "optim.beta1": 0.9,
     "optim.beta2": 0.999,
@@ -22,6 +24,7 @@ BASELINE = {
     "optim.clip_norm": 1.0,
     "optim.warmup_fraction": 0.0,
     "optim.final_lr_fraction": 0.1,
+    "optim.schedule": "cosine",
     "data.batch_size": 8,
     "data.seq_len": 512,
     "budget.steps": 2000,
@@ -175,4 +178,13 @@ def test_a_file_that_is_not_json_is_named(tmp_path: Path, name: str):
     file = write_trial(run, "baseline", ROWS, result=COMPLETE) / name
     file.write_text('{"status": "COMP')
     with pytest.raises(ValueError, match=r"cannot be read \(Unterminated string.*start the run"):
+        load_run(run)
+
+
+def test_a_copy_of_a_trial_in_the_run_folder_is_named(tmp_path: Path):
+    run = write_experiment(tmp_path / "run", ["a"])
+    shutil.copytree(write_trial(run, "a", ROWS), run / "backup/a/seed0")
+    with pytest.raises(
+        ValueError, match=r"backup/a/seed0 and .*run/a/seed0 are the same trial: move"
+    ):
         load_run(run)

@@ -77,3 +77,9 @@ def test_runs_without_a_complete_trial_have_no_points(tmp_path: Path):
     assert points([run]).empty
     assert fits([run]).empty
     assert fits([]).empty
+
+
+def test_many_sizes_do_not_grow_together(tmp_path: Path):
+    sizes = np.geomspace(1e6, 2e6, 200)  # 0.35 % apart, over 35 times what is one
+    run = run_of(tmp_path / "run", sizes, E + A * sizes**-ALPHA)
+    assert fits([run]).set_index("axis").loc["parameters", "points"] == 34

@@ -252,3 +252,34 @@ def test_bad_input_is_one_line(tmp_path: Path, quarterhour: Quarterhour):  # noq
     code, _, errors = quarterhour("verify", "own")
     assert (code, errors.count("\n")) == (2, 1)
     assert "own has none of the study's configurations (baseline," in errors
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "reason"),
+    [
+        ("model.dropout", 0.3, "dropout 0.3 instead of 0"),
+        ("optim.schedule", "linear", "schedule linear instead of cosine"),
+        ("budget.eval_batches", 2, "eval_batches 2 instead of 20"),
+    ],
+)
+def test_whatever_changes_a_measurement_makes_it_not_comparable(
+    tmp_path: Path, path: str, value: Any, reason: str
+):
+    run = write_experiment(tmp_path / "run", ["baseline"])
+    write_trial(run, "baseline", [{"step": 1}], values={path: value}, result=COMPLETE)
+    cells = verify_cells(load_run(run))
+    measured = cells.loc[~cells["setting"] & (cells["configuration"] == "baseline")]
+    assert set(measured["status"]) == {"NOT COMPARABLE"}
+    assert measured["reason"].str.startswith(reason).all()
+
+
+def test_a_cell_says_which_seeds_are_not_in_it(tmp_path: Path):
+    run = write_study_run(tmp_path / "run", seeds=2)
+    diverged = {"status": "FAILED", "reason": "loss is NaN", "diverged": True}
+    (run / "baseline/seed1/result.json").write_text(json.dumps(diverged))
+    cells = verify_cells(load_run(run)).set_index(["table", "configuration", "column"])
+    cell = cells.loc[("performance", "baseline", "train_loss")]
+    assert (cell["status"], cell["n"]) == ("REPRODUCED", 1)
+    assert "seed 1 FAILED" in cell["reason"]
+    assert "loss is NaN" in cell["reason"]
+    assert cells.loc[("performance", "high_lr", "train_loss"), "reason"] == ""

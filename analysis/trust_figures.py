@@ -123,33 +123,33 @@ def scaling_laws(runs: Sequence[Run]) -> Figure | None:
     measured: Any = points(runs)
     if measured.empty:
         return None
-    laws: Any = fits(runs)
-    figure, (first, *_) = figure_and_axes((13, 4.5), 1, len(AXES))
     named = COLOURS | {"another": PROPOSED_COLOUR}
-    own = measured["configuration"].where(measured["configuration"].isin(COLOURS), "another")
-    for name in own.unique():
+    shown_as = measured["configuration"].where(measured["configuration"].isin(COLOURS), "another")
+    figure, (first, *_) = figure_and_axes((13, 4.5), 1, len(AXES))
+    for name in shown_as.unique():
         first.plot([], [], "o", color=named[name], label=name)
     add_legend(figure, first)
-    by_data = measured.groupby("data", sort=False)
+    laws: Any = fits(runs)
     for axes, axis in zip(figure.axes, AXES, strict=True):
-        lines: list[Line2D] = []
-        for (data, of_data), look in zip(by_data, cycle(_LOOKS), strict=False):
-            marker, style = look
-            axes.scatter(
-                of_data[axis], of_data["heldout_loss"], 25, own.loc[of_data.index].map(named),
-                marker=marker,
-            )  # fmt: skip
-            found = laws["data"].eq(data) & laws["axis"].eq(axis) & laws["reason"].eq("")
-            which = f"{', '.join(of_data['run'].unique())}: " if by_data.ngroups > 1 else ""
-            for row in laws.loc[found].to_dict("records"):
-                lines.append(_law(axes, of_data[axis], row, style, which))
-        if lines:
-            axes.legend(handles=lines, frameon=False)
-        else:
-            axes.set_title("no fit", color=NOTE_COLOUR, fontsize="medium")
+        found = laws.loc[laws["axis"].eq(axis) & laws["reason"].eq("")]
+        _draw_points_and_laws(axes, axis, measured.assign(colour=shown_as.map(named)), found)
         axes.set(xlabel=axis, ylabel="held-out loss (nats)")
         plain_log(axes.xaxis)
     return figure
+
+
+def _draw_points_and_laws(axes: Axes, axis: str, measured: pd.DataFrame, laws: Any) -> None:
+    by_data: Any = measured.groupby("data", sort=False)
+    lines: list[Line2D] = []
+    for (data, own), (marker, style) in zip(by_data, cycle(_LOOKS), strict=False):
+        axes.scatter(own[axis], own["heldout_loss"], 25, own["colour"], marker=marker)
+        which = f"{', '.join(own['run'].unique())}: " if by_data.ngroups > 1 else ""
+        for row in laws.loc[laws["data"] == data].to_dict("records"):
+            lines.append(_law(axes, own[axis], row, style, which))
+    if lines:
+        axes.legend(handles=lines, frameon=False)
+    else:
+        axes.set_title("no fit", color=NOTE_COLOUR, fontsize="medium")
 
 
 def _law(axes: Axes, x: pd.Series, row: dict[str, Any], style: str, which: str) -> Line2D:

@@ -100,7 +100,7 @@ def best_trials(results: SearchResults, n_best: int = 5) -> pd.DataFrame:
     reference = results.best_of_reference()
     shown = ranked.head(n_best)
     if reference is not None and reference["configuration"] not in set(shown["configuration"]):
-        shown = pd.concat([shown, reference.to_frame().T])
+        shown = pd.concat([shown, ranked.loc[[reference.name]]])
     settings = [
         name
         for name in ranked

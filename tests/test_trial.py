@@ -217,6 +217,18 @@ def test_bf16_trains_to_nearly_the_same_loss(tokens: TokenData, finished: Path, 
         assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=2e-2)
 
 
+def test_updates_that_the_loss_scaler_skips_do_not_count_in_the_gradients_norm(
+    tokens: TokenData, tmp_path: Path
+):
+    spec = tiny_spec(tmp_path, tokens, precision="fp16")
+    trial = Trial(spec, tokens, torch.device("cpu"), trials_on_device=1)
+    trial.trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**25)
+    norms = [row["grad_norm"] for row in trial.rows()]
+    assert math.isnan(norms[0]), "the first update is skipped, and is a window of its own"
+    assert not any(math.isinf(norm) for norm in norms)
+    assert 0 < norms[-1] < 100
+
+
 def test_batches_gathered_on_the_device_are_those_of_their_steps(tokens: TokenData, tmp_path: Path):
     trial = Trial(tiny_spec(tmp_path, tokens), tokens, torch.device("cpu"), trials_on_device=1)
     steps = range(3, 9)

@@ -175,7 +175,7 @@ class Trial:
             "train_loss": losses.mean().item(),
             "train_loss_last": losses[-1].item(),
             "train_loss_min": losses.min().item(),
-            "grad_norm": norms.mean().item(),
+            "grad_norm": norms[norms.isfinite()].mean().item(),  # fp16 skips the others
             "learning_rate": self.trainer.learning_rate,
             "step_seconds": step_seconds,
             "step_seconds_std": statistics.pstdev(seconds),

@@ -1,5 +1,6 @@
 """The paper's eight tables as functions of a run's figures."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,6 +41,7 @@ _ROW = [
 ]
 
 
+@functools.lru_cache(maxsize=1)  # nearly every table and figure of a report asks for it
 def summarise(run: Run) -> pd.DataFrame:
     """The figures that the tables are made of, one row per configuration and seed.
 
@@ -117,8 +119,9 @@ def mean_over_seeds(summary: pd.DataFrame) -> pd.DataFrame:
     `seeds` says how many of those have begun. A figure that one of them lacks is NaN, so that no
     mean is over fewer seeds than it says.
     """
-    by_configuration = counted_trials(summary).groupby("configuration", sort=False)
-    seeds = by_configuration["status"].agg(lambda status: (status != "WAITING").sum())
+    counted = counted_trials(summary)
+    seeds = counted["status"].ne("WAITING").groupby(counted["configuration"], sort=False).sum()
+    by_configuration = counted.groupby("configuration", sort=False)
     means: Any = by_configuration.mean(numeric_only=True, skipna=False)
     return means.assign(seeds=seeds)
 

@@ -11,18 +11,23 @@ from tiny import write_corpus
 import data.tokens
 import tune.doctor
 import tune.grid
+import tune.machines
 import tune.searcher
 import tune.tensorboard
 import tune.trial
 from tune.cli import main
 from tune.experiment import build_experiment
-from tune.resources import plan_resources
+from tune.resources import Cluster, plan_resources
 from tune.search import build_search
 
+CLUSTER = Cluster(
+    address="auto", shared_folder="runs", machines=2, cpus=2, gpus=0, memory_bytes=8_000_000_000
+)
 ENDS_NORMALLY = tuple(f"quarterhour {name}" for name in ("enqueue", "status", "report", "verify"))
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^\$ (.*?)(?: +#.*)?$", README, flags=re.MULTILINE)
+RAY = ("ray start --head", "ray start --address=10.0.0.1:6379")  # as tests/test_machines.py does
 QUARTERHOUR = [command for command in COMMANDS if command.startswith("quarterhour ")]
 
 
@@ -39,7 +44,8 @@ def test_the_readme_names_the_commands_that_make_knows():
     assert make == ["grid", "test"]
     makefile = (ROOT / "Makefile").read_text()
     assert all(f"\n{target}: " in makefile for target in make)
-    assert set(COMMANDS) == set(QUARTERHOUR) | {f"make {target}" for target in make}
+    others = {f"make {target}" for target in make} | set(RAY)
+    assert set(COMMANDS) == set(QUARTERHOUR) | others
 
 
 def begin_runs(runs: Path) -> None:
@@ -74,6 +80,7 @@ def test_every_command_of_the_readme_comes_to_the_point_where_training_begins(
     monkeypatch.setattr(tune.tensorboard, "serve", training_begins)
     monkeypatch.setattr(tune.searcher, "fit", training_begins)
     monkeypatch.setattr(tune.doctor, "run_checks", training_begins)
+    monkeypatch.setattr(tune.machines, "find_cluster", lambda *_: CLUSTER)
     monkeypatch.setattr(optuna_dashboard, "run_server", training_begins)
     if "runs/" in command:
         begin_runs(Path("runs"))

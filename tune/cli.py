@@ -14,6 +14,7 @@ from analysis.published import differences
 from analysis.runs import load_run
 from tune.analysis_cli import app as analysis_app
 from tune.options import (
+    Address,
     Corpus,
     CpusPerTrial,
     GpusPerTrial,
@@ -26,6 +27,7 @@ from tune.options import (
     Tokenizer,
     bad_input,
     opened,
+    planned_resources,
     run_folder,
 )  # fmt: skip
 from tune.search_cli import app as search_app
@@ -56,6 +58,7 @@ def grid(
     precision: Precision = None,
     cpus_per_trial: CpusPerTrial = None,
     gpus_per_trial: GpusPerTrial = None,
+    address: Address = None,
     name: Name = None,
     runs: Runs = Path("runs"),
 ) -> None:
@@ -73,7 +76,7 @@ def grid(
         experiment = _experiment(
             "grid", None, profile=profile, protocol=protocol, corpus=corpus, tokenizer=tokenizer,
             values=_settings(max_steps, precision), seeds=tuple(range(seeds)), name=name, runs=runs,
-            cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial,
+            resources=planned_resources(cpus_per_trial, gpus_per_trial, address, runs),
         )  # fmt: skip
     console = Console()
     with opened(experiment):
@@ -116,7 +119,7 @@ def run(
         experiment = _experiment(
             "run", configuration, profile=profile, protocol=protocol, corpus=corpus,
             tokenizer=tokenizer, values=values, seeds=(values.get("seed", 0),), name=name,
-            runs=runs, cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial,
+            runs=runs, resources=planned_resources(cpus_per_trial, gpus_per_trial, None, runs),
         )  # fmt: skip
     console = Console()
     with opened(experiment):
@@ -180,13 +183,10 @@ def _experiment(
     *,
     name: str | None,
     runs: Path,
-    cpus_per_trial: float | None,
-    gpus_per_trial: str | None,
     **asked: Any,
 ) -> "Experiment":
     """Resolve the user's options; the run folder is named after what is not the default."""
     from tune.experiment import build_experiment
-    from tune.resources import plan_resources
 
     parts = [kind, only, asked["profile"], asked["protocol"]]
     parts += [f"{path}={value}" for path, value in asked["values"].items()]
@@ -195,7 +195,6 @@ def _experiment(
         kind=kind,
         only=only,
         folder=run_folder(name, default, runs),
-        resources=plan_resources(cpus_per_trial, gpus_per_trial),
         **asked,
     )
 
@@ -238,7 +237,7 @@ def _headline(experiment: "Experiment", n_todo: int) -> str:
     return (
         f"{experiment.folder}: {n_trials} trials{ended}, profile {experiment.profile.name},"
         f" protocol {experiment.protocol}, {precision} on {resources.device},"
-        f" up to {resources.concurrency} at once\n"
+        f" up to {resources.concurrency} at once{resources.where}\n"
         f"data {data.corpus}: {manifest.train_documents} documents, {manifest.train_tokens:,}"
         f" tokens, {manifest.heldout_documents} held out; tokenizer {data.tokenizer},"
         f" {manifest.vocab_size:,} entries; fingerprint {manifest.fingerprint}"

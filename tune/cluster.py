@@ -1,19 +1,20 @@
-"""Ray on this machine, for as long as trials run, and Tune on it."""
+"""Ray for as long as trials run, started here or joined, and Tune on it."""
 
 import logging
 import os
+import shutil
 import signal
+import socket
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
-# Before Ray is imported, since it reads these then: no statistics, no token file in the home
-# folder, no log files of its own beside ours, no change of the working directory, and no state of
-# Tune's own, which is written for every trial again and again and never read here.
+# Before Ray is imported, since it reads these then: no statistics, no log files of its own beside
+# ours, no change of the working directory, and no state of Tune's own, which is written for every
+# trial again and again and never read here.
 os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "disabled",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -35,6 +36,7 @@ from tune.trainable import TrialTrainable, from_param_space
 
 OBJECT_STORE_BYTES = 128 * 2**20
 MAX_FAILURES = 2
+ANSWER_SECONDS = 10
 
 
 class ClusterDiedError(RuntimeError):
@@ -75,17 +77,20 @@ def fit(
     tune_config: ray_tune.TuneConfig,
     param_space: dict[str, Any] | None = None,
 ) -> ray_tune.ResultGrid:
-    """Let Tune run trials on a cluster of this machine until all have ended or it is stopped.
+    """Let Tune run trials until all have ended or it is stopped.
 
     Raises ClusterDiedError where a process of Ray's has died.
     """
     # A failed trial's traceback is in its folder; its reason is shown.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    with local_cluster(resources) as storage:
+    with connected(resources) as storage:
+        folder = tokens.folder.absolute()
+        if resources.cluster:  # whose other machines may not have this one's cache
+            folder = shutil.copytree(folder, f"{storage}/tokens")
         trainable = ray_tune.with_resources(
             ray_tune.with_parameters(
                 TrialTrainable,
-                tokens_folder=str(tokens.folder.absolute()),
+                tokens_folder=str(folder),
                 resources=resources,
                 devices_folder=f"{storage}/devices",
             ),
@@ -125,25 +130,53 @@ def _placement(resources: Resources, config: dict[str, Any]) -> ray_tune.Placeme
 
 
 @contextmanager
-def local_cluster(resources: Resources) -> Generator[str]:
-    """A cluster of this machine alone, gone at the end with its files; gives Tune's folder."""
-    with tempfile.TemporaryDirectory(prefix="qh") as folder:
-        before = signal.getsignal(signal.SIGTERM)
+def connected(resources: Resources) -> Generator[str]:
+    """Ray as `resources` were planned for; gives a folder that all its machines see.
+
+    A cluster of this machine alone is gone at the end, and so are the files.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    cluster = resources.cluster
+    prefix, shared = (".ray", cluster.shared_folder) if cluster else ("qh", None)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=shared) as folder:
         try:
-            ray.init(
-                address="local",
-                num_cpus=int(resources.cpus),
-                num_gpus=int(resources.gpus),
-                _memory=device_memory_bytes("cpu"),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=OBJECT_STORE_BYTES,
-                _temp_dir=folder,
-            )
+            if cluster:
+                join(cluster.address)
+            else:
+                _start(resources, folder)
             # Tune saves and returns on SIGUSR1 and on SIGINT, but not on SIGTERM.
             signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
             yield f"{folder}/tune"
         finally:
             ray.shutdown()
             signal.signal(signal.SIGTERM, before)
+
+
+def join(address: str) -> None:
+    """Connect to a running Ray cluster. Raises ValueError where none answers."""
+    try:
+        if address != "auto":  # Ray would look for minutes
+            host, port = address.rsplit(":", 1)
+            socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"--address {address}: no Ray cluster can be joined there ({error}); start one with"
+            " `ray start --head` and give the host:port that it prints"
+        ) from error
+
+
+def _start(resources: Resources, folder: str) -> None:
+    """Start a cluster of this machine alone, with its files in `folder`."""
+    os.environ["RAY_AUTH_MODE"] = "disabled"  # or Ray writes a token into the home folder
+    ray.init(
+        address="local",
+        num_cpus=int(resources.cpus),
+        num_gpus=int(resources.gpus),
+        _memory=device_memory_bytes("cpu"),
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=OBJECT_STORE_BYTES,
+        _temp_dir=folder,
+    )

@@ -15,7 +15,6 @@ def run_trials(
     todo: list[TrialSpec], tokens: TokenData, resources: Resources, progress: TrialsProgress
 ) -> None:
     """Run trials to their results. Those stopped by Ctrl-C or SIGTERM have none, and can go on.
-
     A trial that raises or whose process dies is tried again from its checkpoint, a few times; then
     its result is FAILED with the reason. One that cannot fit in memory is INFEASIBLE, and not run.
     """

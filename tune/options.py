@@ -10,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from tune.experiment import Experiment
+    from tune.resources import Resources
 
 Profile = Annotated[str, typer.Option(help="quick (two CPU cores) or paper (the reference).")]
 Protocol = Annotated[str, typer.Option(help="as-run or as-described.")]
@@ -36,6 +37,13 @@ GpusPerTrial = Annotated[
         help="GPUs of a trial, e.g. 0.25; auto: what its memory needs. Default: 1 if there is one."
     ),
 ]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="A running Ray cluster: host:port as `ray start --head` prints it, or auto."
+        " Default: this machine alone."
+    ),
+]
 Name = Annotated[str | None, typer.Option(help="Name of the run folder.")]
 Runs = Annotated[Path, typer.Option(help="Folder of all run folders.")]
 
@@ -58,6 +66,19 @@ def run_folder(name: str | None, default: str, runs: Path) -> Path:
     if name and Path(name).name != name:
         raise ValueError(f"--name is '{name}': it must be a plain name; --runs takes the folder")
     return runs / (name or default)
+
+
+def planned_resources(
+    cpus_per_trial: float | None, gpus_per_trial: str | None, address: str | None, runs: Path
+) -> "Resources":
+    """Resources of a trial here or on a cluster; raises ValueError for what is not there."""
+    from tune.resources import plan_resources
+
+    if address is None:
+        return plan_resources(cpus_per_trial, gpus_per_trial)
+    from tune.machines import find_cluster
+
+    return plan_resources(cpus_per_trial, gpus_per_trial, find_cluster(address, runs))
 
 
 @contextmanager

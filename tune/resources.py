@@ -19,10 +19,26 @@ SMALLEST_SHARE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """A running Ray cluster: machines that are alike, and what each of them gives to trials.
+
+    All see `shared_folder`, under which the trials' folders are.
+    """
+
+    address: str
+    shared_folder: str
+    machines: int
+    cpus: float
+    gpus: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Resources:
     """What one trial gets, and how many run at once. Threads are whole, CPUs may be a fraction.
 
-    With `by_memory` each trial gets as much of a GPU as it needs, at least `gpus_per_trial`.
+    `cpus` and `gpus` are those of one machine: this one, or each of a cluster's. With `by_memory`
+    each trial gets as much of a GPU as it needs, at least `gpus_per_trial`.
     """
 
     device: str
@@ -31,6 +47,7 @@ class Resources:
     cpus_per_trial: float
     gpus_per_trial: float
     by_memory: bool = False
+    cluster: Cluster | None = None
 
     @property
     def threads(self) -> int:
@@ -39,7 +56,17 @@ class Resources:
 
     @property
     def concurrency(self) -> int:
-        """The most trials that can be on the machine at once."""
+        """The most trials that can run at once, on all machines."""
+        return self.places * (self.cluster.machines if self.cluster else 1)
+
+    @property
+    def where(self) -> str:
+        """Of several machines, how many they are, as a headline says it."""
+        return f" on {self.cluster.machines} machines" if self.cluster else ""
+
+    @property
+    def places(self) -> int:
+        """The most trials that can be on one machine at once."""
         places = int(self.cpus / self.cpus_per_trial + 1e-9)
         if self.gpus_per_trial > 1:
             return min(places, int(self.gpus / self.gpus_per_trial))
@@ -48,25 +75,31 @@ class Resources:
         return places
 
     def for_trial(self, config: TrialConfig) -> dict[str, float]:
-        """What a trial asks of Ray: CPUs, a share of a GPU, bytes of the machine's memory.
+        """What a trial asks of Ray: CPUs, a share of a GPU, bytes of its machine's memory.
 
         A trial without a GPU takes its place's part of the memory, and that of more places where it
         needs more. Raises TooLargeError where its predicted memory is more than it can get.
         """
-        there, needed = device_memory_bytes(self.device), peak_bytes(config, self.device)
+        there, needed = self._memory_bytes(), peak_bytes(config, self.device)
         if self.device == "cuda":
             needed += CUDA_CONTEXT_BYTES
         asked = {"cpu": self.cpus_per_trial, "gpu": self.gpus_per_trial}
         if not self.gpus_per_trial:
-            place = int(there / self.concurrency)
+            place = int(there / self.places)
             places = math.ceil(_within(needed, there) / place)
-            return asked | {"memory": min(places, self.concurrency) * place}
+            return asked | {"memory": min(places, self.places) * place}
         if not self.by_memory:
             _within(needed, there * min(1.0, self.gpus_per_trial))
             return asked
         share = min(1.0, _within(needed, there) * ACCURACY / there)
         smallest = math.ceil(share / self.gpus_per_trial - 1e-9)
         return asked | {"gpu": round(smallest * self.gpus_per_trial, 4)}
+
+    def _memory_bytes(self) -> int:
+        """Memory of the device for all its trials; a cluster keeps some of its machines' back."""
+        if self.cluster and self.device == "cpu":
+            return self.cluster.memory_bytes
+        return device_memory_bytes(self.device)
 
 
 class TooLargeError(ValueError):
@@ -79,12 +112,19 @@ def _within(needed: float, there: float) -> float:
     return needed
 
 
-def plan_resources(cpus_per_trial: float | None, gpus_per_trial: float | str | None) -> Resources:
-    """Resources of a trial on this machine: what is asked for, else a GPU each, else one core each.
+def plan_resources(
+    cpus_per_trial: float | None,
+    gpus_per_trial: float | str | None,
+    cluster: Cluster | None = None,
+) -> Resources:
+    """Resources of a trial: what is asked for, else a GPU each, else one core each.
 
-    GPUs may be "auto". Raises ValueError where the machine has not what is asked for.
+    On this machine, or on those of a cluster, which are as this one is. GPUs may be "auto". Raises
+    ValueError where the machine has not what is asked for.
     """
     cpus, gpus = float(os.cpu_count() or 1), float(torch.cuda.device_count())
+    if cluster:
+        cpus, gpus = cluster.cpus, cluster.gpus
     by_memory = gpus_per_trial == "auto"
     share = _asked_gpus(gpus_per_trial, gpus)
     if cpus_per_trial is None:
@@ -101,6 +141,7 @@ def plan_resources(cpus_per_trial: float | None, gpus_per_trial: float | str | N
         cpus_per_trial=cpus_per_trial,
         gpus_per_trial=share,
         by_memory=by_memory,
+        cluster=cluster,
     )
 
 

@@ -17,6 +17,7 @@ from analysis.search import (
     states_table,
 )
 from tune.options import (
+    Address,
     Corpus,
     CpusPerTrial,
     GpusPerTrial,
@@ -27,6 +28,7 @@ from tune.options import (
     Tokenizer,
     bad_input,
     opened,
+    planned_resources,
     run_folder,
 )  # fmt: skip
 
@@ -74,6 +76,7 @@ def search(
     precision: Precision = None,
     cpus_per_trial: CpusPerTrial = None,
     gpus_per_trial: GpusPerTrial = None,
+    address: Address = None,
     name: Name = None,
     runs: Runs = Path("runs"),
 ) -> None:
@@ -83,7 +86,6 @@ def search(
     neither it goes on until it is stopped.
     """
     from tune.progress import SearchProgress
-    from tune.resources import plan_resources
     from tune.search import build_search
     from tune.searcher import Limits, run_search
 
@@ -96,7 +98,7 @@ def search(
             profile=profile, protocol="as-run", corpus=corpus, tokenizer=tokenizer,
             values={} if precision is None else {"precision": precision},
             folder=run_folder(name, default, runs),
-            resources=plan_resources(cpus_per_trial, gpus_per_trial),
+            resources=planned_resources(cpus_per_trial, gpus_per_trial, address, runs),
         )  # fmt: skip
         first_points = planned.first_points(from_ or [])
     console = Console()
@@ -128,7 +130,7 @@ def _headline(experiment: "Experiment", search: "Search") -> str:
     return (
         f"{search.folder}: {objectives}; each trial {search.budget}, seed {search.seed}, scheduler"
         f" {search.scheduler}, {search.baseline.precision} on {resources.device},"
-        f" up to {resources.concurrency} at once\n"
+        f" up to {resources.concurrency} at once{resources.where}\n"
         f"data {experiment.profile.data.corpus}: {manifest.train_tokens:,} tokens, fingerprint"
         f" {manifest.fingerprint}"
     )

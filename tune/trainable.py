@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 from ray import tune as ray_tune
 
@@ -27,7 +28,7 @@ def to_param_space(spec: TrialSpec) -> dict[str, Any]:
         "name": spec.name,
         "config": asdict(spec.config),
         "data_fingerprint": spec.data_fingerprint,
-        "folder": str(spec.folder),
+        "folder": str(spec.folder.absolute()),  # another machine may have another folder to be in
         "origin": spec.origin,
     }
 
@@ -62,7 +63,8 @@ class TrialTrainable(ray_tune.Trainable):
         self._spec.clear_error()
         self._tokens = TokenData(Path(tokens_folder))
         self._device = torch.device(resources.device)
-        self._shared = SharedDevice(Path(devices_folder))
+        machine = ray.get_runtime_context().get_node_id()
+        self._shared = SharedDevice(Path(devices_folder) / machine)
         self._shared.enter()
         self._trial: Trial | None = None
 

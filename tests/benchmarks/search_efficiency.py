@@ -91,7 +91,7 @@ def search_plain(folder: Path, tokens: str, seed: int) -> list[TrialSpec]:
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
-    from tune.cluster import local_cluster
+    from tune.cluster import connected
 
     experiment, search = build(folder / f"plain{seed}", tokens, seed)
     experiment.folder.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def search_plain(folder: Path, tokens: str, seed: int) -> list[TrialSpec]:
             if row["step"] in spec.config.budget.quarter_ends():
                 ray_tune.report(row)
 
-    with local_cluster(ONE_CORE) as storage:
+    with connected(ONE_CORE) as storage:
         ray_tune.Tuner(
             train,
             tune_config=ray_tune.TuneConfig(

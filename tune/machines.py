@@ -1,0 +1,93 @@
+"""The machines of a running Ray cluster, looked at before anything trains on them."""
+
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from search_spaces.point import NUMERICS_VERSION
+from tune.cluster import join
+from tune.resources import Cluster, describe_hardware
+
+ANSWER_SECONDS = 60
+SHARED = "sees the folder"
+Facts = dict[str, Any]
+
+
+def find_cluster(address: str, runs: Path) -> Cluster:
+    """The cluster that answers at an address.
+
+    Raises ValueError unless its machines are alike, this one among them, and all see the folder
+    `runs`: a trial's numbers would depend on where it runs.
+    """
+    runs.mkdir(parents=True, exist_ok=True)
+    join(address)
+    try:
+        nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+        here = ray.get_runtime_context().get_node_id()
+        with tempfile.NamedTemporaryFile(prefix=".seen", dir=runs.absolute()) as seen:
+            facts = {node["NodeID"]: _facts(node, seen.name) for node in nodes}
+    finally:
+        ray.shutdown()
+    if here not in facts:
+        raise ValueError(
+            f"--address {address}: this machine gives the cluster no CPUs; start the command on one"
+            " that does, for what it finds there has to hold for all"
+        )
+    for node in nodes:
+        check_alike(facts[here], facts[node["NodeID"]], node["NodeManagerAddress"], runs)
+    return Cluster(
+        address=address,
+        shared_folder=str(runs.absolute()),
+        machines=len(nodes),
+        cpus=facts[here]["CPUs"],
+        gpus=facts[here]["GPUs"],
+        memory_bytes=int(min(node["Resources"]["memory"] for node in nodes)),
+    )
+
+
+def check_alike(here: Facts, there: Facts, machine: str, runs: Path) -> None:
+    """Raises ValueError where another machine is not as this one is."""
+    if not there[SHARED]:
+        raise ValueError(
+            f"--runs {runs}: machine {machine} of the cluster does not see it; give a folder that"
+            " all machines share, by the same path"
+        )
+    for name, value in here.items():
+        if there[name] != value:
+            raise ValueError(
+                f"--address: machine {machine} has {name} {there[name]}, and this one {value}; use"
+                " machines and installations that are alike"
+            )
+
+
+def _facts(node: dict[str, Any], seen: str) -> Facts:
+    """What Ray says of a machine, and what the machine says of itself."""
+    strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+    asked = ray.remote(num_cpus=0)(_describe).options(scheduling_strategy=strategy).remote(seen)
+    offered = node["Resources"]
+    try:
+        said = ray.get(asked, timeout=ANSWER_SECONDS)
+    except RayError as error:
+        raise ValueError(
+            f"--address: machine {node['NodeManagerAddress']} cannot run quarterhour"
+            f" ({str(error).strip().splitlines()[-1]}); install it there as it is here"
+        ) from error
+    kinds = [name for name in sorted(offered) if name.startswith("accelerator_type:")]
+    return {"CPUs": offered["CPU"], "GPUs": offered.get("GPU", 0.0), "kinds of GPU": kinds, **said}
+
+
+def _describe(seen: str) -> Facts:
+    """Of the machine that this runs on; `seen` is a file in the folder of all runs."""
+    hardware = describe_hardware("cpu")
+    return {
+        "processor": hardware["name"],
+        "torch": version("torch"),
+        "quarterhour": version("quarterhour"),
+        "numerics version": NUMERICS_VERSION,
+        SHARED: Path(seen).exists(),
+    }

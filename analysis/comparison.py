@@ -125,7 +125,8 @@ def compare(run: Run, name: str) -> Comparison:
 def _compare(
     run: Run, summary: pd.DataFrame, unfinished: pd.Series, number: int, name: str
 ) -> Comparison:
-    ours = TABLES[name][1](summary)
+    means = mean_over_seeds(summary)
+    ours = TABLES[name][1](means)
     printed = published_tables().get(name, pd.DataFrame())
     measured = [column for column in printed if not COLUMNS[column].setting]
     never = [column for column in measured if column in COLUMN_REASONS]
@@ -144,7 +145,7 @@ def _compare(
         ours=ours,
         published=printed.reindex(ours.index),
         marked=marked,
-        seeds=mean_over_seeds(summary).loc[:, "seeds"].reindex(ours.index),
+        seeds=means.loc[:, "seeds"].reindex(ours.index),
         not_comparable=not_comparable.reindex(ours.index, fill_value=""),
         unfinished=unfinished.reindex(ours.index, fill_value=""),
         reasons=kinds + never_reasons,

@@ -15,7 +15,7 @@ from analysis.published import (
     published_tables,
 )
 from analysis.statistics import pearson
-from analysis.tables import TABLES
+from analysis.tables import TABLES, mean_over_seeds
 from analysis.verify import Verdict, judge_cells
 
 # Powers of ten show within this share: the paper's steps/s are rounded.
@@ -40,7 +40,9 @@ def contradictions() -> pd.DataFrame:
 def _cells() -> list[dict[str, Any]]:
     exact = judge_cells(published_summary(), differing={}, columns={}, relative_tolerance=0)
     wrong = exact.loc[exact["status"] != Verdict.REPRODUCED]
-    recorded = {name: make(published_summary()) for name, (_, make) in TABLES.items()}
+    recorded = {
+        name: make(mean_over_seeds(published_summary())) for name, (_, make) in TABLES.items()
+    }
     columns = set(zip(wrong["table"], wrong["column"], strict=True))
     mistaken = {place: _mistaken_for(*place, recorded) for place in columns}
     rows: list[dict[str, Any]] = []
@@ -92,7 +94,10 @@ def _from_printed_figures(cell: dict[Any, Any]) -> list[Any]:
     printed_millions = {"total_tokens": -4}
     variants: Any = (summary.round(decimals), summary.round(decimals | printed_millions))
     make = TABLES[cell["table"]][1]
-    return [make(rounded).at[cell["configuration"], cell["column"]] for rounded in variants]
+    return [
+        make(mean_over_seeds(rounded)).at[cell["configuration"], cell["column"]]
+        for rounded in variants
+    ]
 
 
 def _prints_alike(ours: Any, published: Any, column: str) -> bool:

@@ -136,31 +136,30 @@ def final_rows(run: Run, columns: Sequence[str]) -> pd.DataFrame:
     return complete.merge(rows.astype(complete.dtypes.to_dict()), how="left", on=_TRIAL)
 
 
-def configurations(summary: pd.DataFrame) -> pd.DataFrame:
+def configurations(rows: pd.DataFrame) -> pd.DataFrame:
     """Table 1: what was set."""
     columns = ["d_model", "n_heads", "n_layers", "batch_size", "learning_rate", "seq_len"]
-    return mean_over_seeds(summary).loc[:, columns]
+    return rows.loc[:, columns]
 
 
-def performance(summary: pd.DataFrame) -> pd.DataFrame:
+def performance(rows: pd.DataFrame) -> pd.DataFrame:
     """Table 2: losses, and accuracy and perplexity on the training batch."""
-    rows = mean_over_seeds(summary).sort_values("train_loss", kind="stable")
+    rows = rows.sort_values("train_loss", kind="stable")
     return rows.loc[:, ["train_loss", "eval_loss", "accuracy", "perplexity"]]
 
 
-def top5(summary: pd.DataFrame) -> pd.DataFrame:
+def top5(rows: pd.DataFrame) -> pd.DataFrame:
     """Table 3: top-5 accuracy on the training batch; top-1 gap is top-5 less top-1 accuracy."""
-    rows = mean_over_seeds(summary).sort_values("train_loss", kind="stable")
+    rows = rows.sort_values("train_loss", kind="stable")
     return rows.loc[:, ["initial_top5", "final_top5"]].assign(
         improvement=rows["final_top5"] - rows["initial_top5"],
         top1_gap=rows["final_top5"] - rows["accuracy"],
     )
 
 
-def sequence_length(summary: pd.DataFrame) -> pd.DataFrame:
+def sequence_length(rows: pd.DataFrame) -> pd.DataFrame:
     """Table 4: short_seq against baseline; memory is the measured peak, in GB of 10^9 bytes."""
-    rows = mean_over_seeds(summary)
-    rows = rows.loc[rows.index.isin(["short_seq", "baseline"])].sort_values(
+    rows = rows.loc[rows.index.isin(["short_seq", "baseline"], level="configuration")].sort_values(
         "seq_len", kind="stable"
     )
     memory = (rows["peak_memory_bytes"] / 1e9).map("{:.2f} GB".format, na_action="ignore")
@@ -172,26 +171,24 @@ def sequence_length(summary: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def data_exposure(summary: pd.DataFrame) -> pd.DataFrame:
+def data_exposure(rows: pd.DataFrame) -> pd.DataFrame:
     """Table 5: tokens of a step and of the whole trial, repeated ones counted again."""
-    rows = mean_over_seeds(summary)
     return rows.loc[:, ["batch_size", "seq_len"]].assign(
         tokens_per_step=rows["batch_size"] * rows["seq_len"], total_tokens=rows["total_tokens"]
     )
 
 
-def normalized(summary: pd.DataFrame) -> pd.DataFrame:
+def normalized(rows: pd.DataFrame) -> pd.DataFrame:
     """Table 6: train loss over millions of tokens; it rewards more tokens by construction."""
-    rows = mean_over_seeds(summary)
     millions = rows["total_tokens"] / 1e6
     table = pd.DataFrame({"final_loss": rows["train_loss"], "tokens_millions": millions})
     table = table.assign(loss_per_million_tokens=table["final_loss"] / millions)
     return table.sort_values("loss_per_million_tokens", kind="stable")
 
 
-def efficiency(summary: pd.DataFrame) -> pd.DataFrame:
+def efficiency(rows: pd.DataFrame) -> pd.DataFrame:
     """Table 7: steps per second, fastest first but never across differently shared devices."""
-    rows = mean_over_seeds(summary).sort_values(
+    rows = rows.sort_values(
         ["trials_on_device", "steps_per_second"], ascending=[True, False], kind="stable"
     )
     return rows.loc[
@@ -199,9 +196,8 @@ def efficiency(summary: pd.DataFrame) -> pd.DataFrame:
     ]
 
 
-def validation(summary: pd.DataFrame) -> pd.DataFrame:
+def validation(rows: pd.DataFrame) -> pd.DataFrame:
     """Table 8: loss, accuracy and perplexity on validation windows (they overlap training)."""
-    rows = mean_over_seeds(summary)
     table = pd.DataFrame(
         {
             "initial_val_loss": rows["initial_val_loss"],
@@ -223,4 +219,7 @@ TABLES: dict[str, tuple[str, Callable[[pd.DataFrame], pd.DataFrame]]] = {
     "efficiency": ("Training efficiency", efficiency),
     "validation": ("Validation", validation),
 }
-"""Title and maker of every table, in the paper's order and under the names of its figures."""
+"""Title and maker of every table, in the paper's order and under the names of its figures.
+
+A maker takes figures as `mean_over_seeds` gives them, or of single trials in the same columns.
+"""

@@ -123,11 +123,11 @@ def judge_cells(
 
 def _by_seed(summary: pd.DataFrame, table: str) -> dict[tuple[str, str], list[float]]:
     """The table's figures by configuration and column, one for each seed that counts."""
+    trials = counted_trials(summary).set_index(["configuration", "seed"]).sort_index()
     values: dict[tuple[str, str], list[float]] = {}
-    for _, of_seed in counted_trials(summary).groupby("seed"):
-        for column, figures in TABLES[table][1](of_seed).items():
-            for configuration, figure in figures.items():
-                values.setdefault((str(configuration), str(column)), []).append(figure)
+    for column, figures in TABLES[table][1](trials).items():
+        for configuration, of_seeds in figures.groupby("configuration"):
+            values[str(configuration), str(column)] = list(of_seeds)
     return values
 
 

@@ -262,9 +262,8 @@ def test_csv_files_give_back_every_figure(tmp_path: Path):
 
 
 def test_a_ninth_table_is_a_function_and_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def convergence(summary: pd.DataFrame) -> pd.DataFrame:
+    def convergence(rows: pd.DataFrame) -> pd.DataFrame:
         """How far the loss has fallen from the first quarter to the last."""
-        rows = mean_over_seeds(summary)
         return pd.DataFrame({"fall": 1 - rows["late_loss"] / rows["early_loss"]})
 
     monkeypatch.setitem(TABLES, "convergence", ("Convergence", convergence))

@@ -21,7 +21,12 @@ from tune.resources import Cluster, plan_resources
 from tune.search import build_search
 
 CLUSTER = Cluster(
-    address="auto", shared_folder="runs", machines=2, cpus=2, gpus=0, memory_bytes=8_000_000_000
+    address="auto",
+    shared_folder="runs",
+    machines=("a", "b"),
+    cpus=2,
+    gpus=0,
+    memory_bytes=8_000_000_000,
 )
 ENDS_NORMALLY = tuple(f"quarterhour {name}" for name in ("enqueue", "status", "report", "verify"))
 ROOT = Path(__file__).parents[1]

@@ -8,6 +8,7 @@ import socket
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 # Before Ray is imported, since it reads these then: no statistics, no log files of its own beside
@@ -26,14 +27,15 @@ os.environ |= {
 import ray
 from ray import tune as ray_tune
 from ray._private.worker import global_worker
-from ray.tune.execution.placement_groups import resource_dict_to_pg_factory
 
+from data.files import write_folder
 from data.tokens import TokenData
 from tune.ledger import Status, TrialSpec
 from tune.progress import RowDisplay
-from tune.resources import Resources, TooLargeError, device_memory_bytes
+from tune.resources import Cluster, Resources, TooLargeError, device_memory_bytes
 from tune.trainable import TrialTrainable, from_param_space
 
+TOKENS = ".tokens"  # beside the runs of a cluster, whose machines may have no cache in common
 OBJECT_STORE_BYTES = 128 * 2**20
 MAX_FAILURES = 2
 ANSWER_SECONDS = 10
@@ -84,13 +86,10 @@ def fit(
     # A failed trial's traceback is in its folder; its reason is shown.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     with connected(resources) as storage:
-        folder = tokens.folder.absolute()
-        if resources.cluster:  # whose other machines may not have this one's cache
-            folder = shutil.copytree(folder, f"{storage}/tokens")
         trainable = ray_tune.with_resources(
             ray_tune.with_parameters(
                 TrialTrainable,
-                tokens_folder=str(folder),
+                tokens_folder=str(_tokens_folder(tokens, resources.cluster)),
                 resources=resources,
                 devices_folder=f"{storage}/devices",
             ),
@@ -124,21 +123,39 @@ def is_too_large(spec: TrialSpec, resources: Resources) -> bool:
 
 
 def _placement(resources: Resources, config: dict[str, Any]) -> ray_tune.PlacementGroupFactory:
-    """What a trial of Tune asks of the cluster, by its own needs."""
+    """What a trial of Tune asks of the cluster, by its own needs; and only of known machines."""
     asked = resources.for_trial(from_param_space(config["trial"]).config)
-    return resource_dict_to_pg_factory(asked)
+    bundle = {{"cpu": "CPU", "gpu": "GPU"}.get(name, name): much for name, much in asked.items()}
+    if not resources.cluster:
+        return ray_tune.PlacementGroupFactory([bundle])
+    known = {"ray.io/node-id": f"in({','.join(resources.cluster.machines)})"}
+    return ray_tune.PlacementGroupFactory([bundle], bundle_label_selector=[known])
+
+
+def _tokens_folder(tokens: TokenData, cluster: Cluster | None) -> Path:
+    """The tokens where every machine finds them."""
+    folder = tokens.folder.absolute()
+    if not cluster:
+        return folder
+    shared = Path(cluster.shared_folder) / TOKENS / folder.name
+    if not shared.exists():
+        write_folder(shared, lambda new: shutil.copytree(folder, new, dirs_exist_ok=True))
+    return shared
 
 
 @contextmanager
 def connected(resources: Resources) -> Generator[str]:
     """Ray as `resources` were planned for; gives a folder that all its machines see.
 
-    A cluster of this machine alone is gone at the end, and so are the files.
+    A cluster of this machine alone is gone at the end, and so are its files.
     """
     before = signal.getsignal(signal.SIGTERM)
     cluster = resources.cluster
     prefix, shared = (".ray", cluster.shared_folder) if cluster else ("qh", None)
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=shared) as folder:
+    # A network's file system keeps files that a process still has open.
+    with tempfile.TemporaryDirectory(
+        prefix=prefix, dir=shared, ignore_cleanup_errors=True
+    ) as folder:
         try:
             if cluster:
                 join(cluster.address)

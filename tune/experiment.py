@@ -76,7 +76,7 @@ class Experiment:
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.folder / LOCK, timeout=0):
-                write_text(self.folder / OWNER, str(os.getpid()))
+                write_text(self.folder / OWNER, f"{os.getpid()} on {platform.node()}")
                 description = self._merged(self.describe())
                 write_text(self.folder / EXPERIMENT, json.dumps(description, indent=2))
                 yield
@@ -103,7 +103,7 @@ class Experiment:
             "data": asdict(self.profile.data) | asdict(self.tokens.manifest),
             "versions": {"python": platform.python_version()}
             | {package: version(package) for package in PACKAGES},
-            "git_commit": _git_commit(),
+            "git_commit": git_commit(),
             "hardware": describe_hardware(self.resources.device),
             "resources": asdict(self.resources)
             | {"threads": self.resources.threads, "concurrency": self.resources.concurrency},
@@ -159,14 +159,14 @@ def read_description(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def owner(folder: Path) -> int | None:
-    """The process that runs trials in a run folder at this moment, if there is one."""
+def owner(folder: Path) -> str | None:
+    """The process that runs trials in a run folder at this moment, and its machine, if any."""
     path = folder / OWNER
     try:
         with FileLock(folder / LOCK, timeout=0):
             return None
     except Timeout:
-        return int(path.read_text()) if path.exists() else None
+        return path.read_text() if path.exists() else None
 
 
 def build_experiment(
@@ -229,7 +229,7 @@ def _with_vocabulary(
     return config.with_values({"model.vocab_size": vocab_size})
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """Commit of this source tree, with `+changes` where files differ from it; None outside git."""
 
     def git(*arguments: str) -> str | None:

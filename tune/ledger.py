@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -157,6 +157,7 @@ def read_spec(folder: Path) -> TrialSpec:
 
 def read_result(folder: Path) -> Result | None:
     """The result in a trial's folder, or None if there is none."""
+    _look_anew(folder)
     path = folder / RESULT
     if not path.exists():
         return None
@@ -169,11 +170,18 @@ def read_rows(folder: Path, having: str = "") -> list[Row]:
 
     A last line that was cut off while written is dropped.
     """
+    _look_anew(folder)
     path = folder / METRICS
     if not path.exists():
         return []
     *whole, _ = path.read_text().split("\n")
     return [json.loads(line) for line in whole if f'"{having}' in line]
+
+
+def _look_anew(folder: Path) -> None:
+    """See what another machine has written there: opened, a folder of a network is asked for it."""
+    with suppress(FileNotFoundError):
+        os.close(os.open(folder, os.O_RDONLY))
 
 
 def finished_folders(runs: Path) -> dict[str, Path]:

@@ -1,27 +1,31 @@
 """The machines of a running Ray cluster, looked at before anything trains on them."""
 
+import shutil
+import subprocess
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import ray
+from filelock import FileLock, Timeout
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search_spaces.point import NUMERICS_VERSION
 from tune.cluster import join
+from tune.experiment import git_commit
 from tune.resources import Cluster, describe_hardware
 
 ANSWER_SECONDS = 60
-SHARED = "sees the folder"
+SHARED = "shares the folder"
 Facts = dict[str, Any]
 
 
 def find_cluster(address: str, runs: Path) -> Cluster:
     """The cluster that answers at an address.
 
-    Raises ValueError unless its machines are alike, this one among them, and all see the folder
+    Raises ValueError unless its machines are alike, this one among them, and share the folder
     `runs`: a trial's numbers would depend on where it runs.
     """
     runs.mkdir(parents=True, exist_ok=True)
@@ -29,8 +33,10 @@ def find_cluster(address: str, runs: Path) -> Cluster:
     try:
         nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
         here = ray.get_runtime_context().get_node_id()
-        with tempfile.NamedTemporaryFile(prefix=".seen", dir=runs.absolute()) as seen:
-            facts = {node["NodeID"]: _facts(node, seen.name) for node in nodes}
+        with tempfile.TemporaryDirectory(prefix=".ray", dir=runs.absolute()) as folder:
+            lock = f"{folder}/lock"
+            with FileLock(lock):
+                facts = {node["NodeID"]: _facts(node, lock) for node in nodes}
     finally:
         ray.shutdown()
     if here not in facts:
@@ -43,7 +49,7 @@ def find_cluster(address: str, runs: Path) -> Cluster:
     return Cluster(
         address=address,
         shared_folder=str(runs.absolute()),
-        machines=len(nodes),
+        machines=tuple(facts),
         cpus=facts[here]["CPUs"],
         gpus=facts[here]["GPUs"],
         memory_bytes=int(min(node["Resources"]["memory"] for node in nodes)),
@@ -54,8 +60,8 @@ def check_alike(here: Facts, there: Facts, machine: str, runs: Path) -> None:
     """Raises ValueError where another machine is not as this one is."""
     if not there[SHARED]:
         raise ValueError(
-            f"--runs {runs}: machine {machine} of the cluster does not see it; give a folder that"
-            " all machines share, by the same path"
+            f"--runs {runs}: machine {machine} of the cluster does not have it by that path, may"
+            " not write there, or does not see its locks; give a folder that all machines share"
         )
     for name, value in here.items():
         if there[name] != value:
@@ -65,10 +71,10 @@ def check_alike(here: Facts, there: Facts, machine: str, runs: Path) -> None:
             )
 
 
-def _facts(node: dict[str, Any], seen: str) -> Facts:
+def _facts(node: dict[str, Any], lock: str) -> Facts:
     """What Ray says of a machine, and what the machine says of itself."""
     strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-    asked = ray.remote(num_cpus=0)(_describe).options(scheduling_strategy=strategy).remote(seen)
+    asked = ray.remote(num_cpus=0)(_describe).options(scheduling_strategy=strategy).remote(lock)
     offered = node["Resources"]
     try:
         said = ray.get(asked, timeout=ANSWER_SECONDS)
@@ -77,17 +83,39 @@ def _facts(node: dict[str, Any], seen: str) -> Facts:
             f"--address: machine {node['NodeManagerAddress']} cannot run quarterhour"
             f" ({str(error).strip().splitlines()[-1]}); install it there as it is here"
         ) from error
-    kinds = [name for name in sorted(offered) if name.startswith("accelerator_type:")]
-    return {"CPUs": offered["CPU"], "GPUs": offered.get("GPU", 0.0), "kinds of GPU": kinds, **said}
+    return {"CPUs": offered["CPU"], "GPUs": offered.get("GPU", 0.0), **said}
 
 
-def _describe(seen: str) -> Facts:
-    """Of the machine that this runs on; `seen` is a file in the folder of all runs."""
+def _describe(lock: str) -> Facts:
+    """Of the machine that this runs on; `lock` is held in the folder of all runs."""
     hardware = describe_hardware("cpu")
     return {
         "processor": hardware["name"],
+        "cores": hardware["cores"],
+        "graphics cards": _graphics_cards(),
         "torch": version("torch"),
-        "quarterhour": version("quarterhour"),
+        "quarterhour": git_commit() or version("quarterhour"),
         "numerics version": NUMERICS_VERSION,
-        SHARED: Path(seen).exists(),
+        SHARED: _is_held(Path(lock)),
     }
+
+
+def _graphics_cards() -> list[str]:
+    """Name and memory of each, by the driver: torch sees only those that Ray has given out."""
+    if not shutil.which("nvidia-smi"):
+        return []
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
+
+
+def _is_held(lock: Path) -> bool:
+    """Whether a lock is there, can be asked for, and is held by another."""
+    try:
+        if lock.exists():
+            with FileLock(lock, timeout=0):
+                pass
+    except Timeout:
+        return True
+    except OSError:
+        pass
+    return False

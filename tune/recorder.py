@@ -30,9 +30,11 @@ class Recorder:
         self.last_row: Row = rows[-1] if rows else {}
 
     def write(self, row: Row) -> None:
-        """Append one row, visible to readers at once."""
+        """Append one row, visible to readers at once: one to judge by, on other machines too."""
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
+        if "heldout_loss" in row:
+            self.sync()
         self._events.add_row(row)
         self._events.flush()
         self.last_row = row
@@ -50,7 +52,7 @@ class Recorder:
         self._events.add_ending(status, self.last_row["step"])
 
     def sync(self) -> None:
-        """Make the rows so far survive a loss of power."""
+        """Make the rows so far survive a loss of power, and leave this machine."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:

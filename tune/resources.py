@@ -22,12 +22,12 @@ SMALLEST_SHARE = 0.05
 class Cluster:
     """A running Ray cluster: machines that are alike, and what each of them gives to trials.
 
-    All see `shared_folder`, under which the trials' folders are.
+    All see `shared_folder`, under which the trials' folders are. `machines` has Ray's identifiers.
     """
 
     address: str
     shared_folder: str
-    machines: int
+    machines: tuple[str, ...]
     cpus: float
     gpus: float
     memory_bytes: int
@@ -57,12 +57,12 @@ class Resources:
     @property
     def concurrency(self) -> int:
         """The most trials that can run at once, on all machines."""
-        return self.places * (self.cluster.machines if self.cluster else 1)
+        return self.places * (len(self.cluster.machines) if self.cluster else 1)
 
     @property
     def where(self) -> str:
         """Of several machines, how many they are, as a headline says it."""
-        return f" on {self.cluster.machines} machines" if self.cluster else ""
+        return f" on {len(self.cluster.machines)} machines" if self.cluster else ""
 
     @property
     def places(self) -> int:
@@ -124,7 +124,7 @@ def plan_resources(
     """
     cpus, gpus = float(os.cpu_count() or 1), float(torch.cuda.device_count())
     if cluster:
-        cpus, gpus = cluster.cpus, cluster.gpus
+        cpus, gpus = cluster.cpus, cluster.gpus if gpus else 0.0  # of those that torch can use
     by_memory = gpus_per_trial == "auto"
     share = _asked_gpus(gpus_per_trial, gpus)
     if cpus_per_trial is None:

@@ -2,6 +2,8 @@
 
 import time
 import traceback
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -55,29 +57,38 @@ class TrialTrainable(ray_tune.Trainable):
         devices_folder: str,
     ) -> None:
         """Take up the trial `config["trial"]`; it begins with its first step."""
-        torch.set_num_threads(resources.threads)
-        keep_freed_memory()
         self._spec = from_param_space(config["trial"])
-        if resources.device == "cuda":
-            cap_gpu_memory(resources.for_trial(self._spec.config)["gpu"])
-        self._spec.clear_error()
-        self._tokens = TokenData(Path(tokens_folder))
-        self._device = torch.device(resources.device)
+        self._trial: Trial | None = None
         machine = ray.get_runtime_context().get_node_id()
         self._shared = SharedDevice(Path(devices_folder) / machine)
-        self._shared.enter()
-        self._trial: Trial | None = None
+        with self._errors_written():
+            torch.set_num_threads(resources.threads)
+            keep_freed_memory()
+            if resources.device == "cuda":
+                cap_gpu_memory(resources.for_trial(self._spec.config)["gpu"])
+            self._spec.clear_error()
+            self._tokens = TokenData(Path(tokens_folder))
+            self._device = torch.device(resources.device)
+            self._shared.enter()
 
     def step(self) -> dict[str, Any]:
         """Train some windows. The trial is done when its result is written."""
         try:
-            return self._train_windows()
+            with self._errors_written():
+                return self._train_windows()
         except (torch.OutOfMemoryError, MemoryError) as error:
+            self._spec.clear_error()
             rows = read_rows(self._spec.folder)
             reason = f"out of memory: {str(error).splitlines()[0]}"
             self._spec.write_result(Status.INFEASIBLE, rows[-1] if rows else {}, reason=reason)
             self._shared.leave()
             return {"done": True}
+
+    @contextmanager
+    def _errors_written(self) -> Generator[None]:
+        """Leave the traceback of an error in the trial's folder, where its reason is looked for."""
+        try:
+            yield
         except Exception:
             self._spec.folder.mkdir(parents=True, exist_ok=True)
             write_text(self._spec.folder / ERROR, traceback.format_exc())

@@ -65,7 +65,7 @@ def test_a_grid_runs_on_a_cluster(machines: tuple[str, subprocess.Popen[str]], t
     assert "6 of 6 trials complete" in done.stdout
     folder = tmp_path / "runs/grid-budget.max_steps=3"
     rows = [row for trial in folder.glob("*/seed0") for row in read_rows(trial)]
-    assert {row["trials_on_device"] for row in rows} == {1}
+    assert max(row["trials_on_device"] for row in rows) == 2  # which no one of them has room for
     assert not [path for path in (tmp_path / "runs").iterdir() if path.name.startswith(".ray")]
 
 

@@ -2,7 +2,6 @@ import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -92,19 +91,42 @@ def test_all_allocators_and_contexts_together_stay_within_the_gpu(share: float):
     assert caps[0] * T4_BYTES + CUDA_CONTEXT_BYTES == pytest.approx(share * T4_BYTES)
 
 
-def test_processes_that_left_or_died_do_not_share_the_device(tmp_path: Path):
-    shared = SharedDevice(tmp_path)
+def test_processes_that_left_or_were_killed_do_not_share_the_device():
+    shared = SharedDevice(torch.device("cpu"))
+    script = """
+import torch
+from tune.sharing import SharedDevice
+with SharedDevice(torch.device("cpu")).taken():
+    print("taken", flush=True)
+    input()
+"""
+    command, pipe = [sys.executable, "-c", script], subprocess.PIPE
     assert shared.trials() == 0
-    shared.enter()
-    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    (tmp_path / "cpu" / str(other.pid)).touch()
-    assert shared.trials() == 2
-    other.communicate()
-    assert shared.trials() == 1
-    shared.leave()
-    shared.leave()
+    with shared.taken():
+        with (
+            subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as leaving,
+            subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as killed,
+        ):
+            for other in (leaving, killed):
+                assert other.stdout
+                assert other.stdout.readline() == "taken\n"
+            assert shared.trials() == 3
+            leaving.communicate("\n")
+            assert shared.trials() == 2
+            killed.kill()
+        assert shared.trials() == 1
     assert shared.trials() == 0
-    assert os.getpid() != other.pid
+
+
+def test_a_gpu_is_told_from_others_and_from_the_cpu(monkeypatch: pytest.MonkeyPatch):
+    with SharedDevice(torch.device("cpu")).taken():
+        assert SharedDevice(torch.device("cuda")).trials() == 0
+    with SharedDevice(torch.device("cuda")).taken():
+        assert SharedDevice(torch.device("cuda")).trials() == 1
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # as Ray names the one that has no name
+        assert SharedDevice(torch.device("cuda")).trials() == 1
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+        assert SharedDevice(torch.device("cuda")).trials() == 0
 
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux's /proc")

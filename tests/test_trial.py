@@ -221,7 +221,7 @@ def test_updates_that_the_loss_scaler_skips_do_not_count_in_the_gradients_norm(
     tokens: TokenData, tmp_path: Path
 ):
     spec = tiny_spec(tmp_path, tokens, precision="fp16")
-    trial = Trial(spec, tokens, torch.device("cpu"), trials_on_device=1)
+    trial = Trial(spec, tokens, torch.device("cpu"))
     trial.trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**25)
     norms = [row["grad_norm"] for row in trial.rows()]
     assert math.isnan(norms[0]), "the first update is skipped, and is a window of its own"
@@ -230,7 +230,7 @@ def test_updates_that_the_loss_scaler_skips_do_not_count_in_the_gradients_norm(
 
 
 def test_batches_gathered_on_the_device_are_those_of_their_steps(tokens: TokenData, tmp_path: Path):
-    trial = Trial(tiny_spec(tmp_path, tokens), tokens, torch.device("cpu"), trials_on_device=1)
+    trial = Trial(tiny_spec(tmp_path, tokens), tokens, torch.device("cpu"))
     steps = range(3, 9)
     for step, batch in zip(steps, trial._train_batches(steps), strict=True):
         assert batch.dtype == torch.int64
@@ -287,7 +287,7 @@ def test_a_damaged_checkpoint_is_told_and_an_earlier_state_is_gone_on_from(
     damage(spec.folder / "checkpoint.pt")
     if both:
         damage(spec.folder / "checkpoint.previous.pt")
-    trial = Trial(spec, tokens, torch.device("cpu"), trials_on_device=1)
+    trial = Trial(spec, tokens, torch.device("cpu"))
     begun = next(iter(rows := trial.rows()))
     assert "cannot be used, an earlier state is" in str(trial.warning)
     assert (begun["step"] == 1) == both
@@ -302,7 +302,7 @@ def test_a_disk_that_is_full_for_a_while_ends_no_trial(
     spec = tiny_spec(tmp_path, tokens)
     train(spec, tokens, rows=3)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    trial = Trial(spec, tokens, torch.device("cpu"), trials_on_device=1)
+    trial = Trial(spec, tokens, torch.device("cpu"))
     rows = trial.rows()
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
@@ -353,7 +353,7 @@ def test_a_checkpoint_whose_rows_are_lost_is_not_gone_on_from(
     train(spec, tokens, rows=7)
     lines = (spec.folder / "metrics.jsonl").read_text().splitlines(keepends=True)
     (spec.folder / "metrics.jsonl").write_text("".join(lines[:-lost]))
-    trial = Trial(spec, tokens, torch.device("cpu"), trials_on_device=1)
+    trial = Trial(spec, tokens, torch.device("cpu"))
     list(trial.rows())
     assert "its rows are missing" in str(trial.warning)
     assert exact_rows(spec.folder) == exact_rows(finished)
@@ -382,7 +382,7 @@ def test_a_trial_killed_between_two_renames_goes_on_from_the_checkpoint_before(
     spec = tiny_spec(tmp_path, tokens)
     train(spec, tokens, rows=5)
     (spec.folder / "checkpoint.pt").replace(spec.folder / "checkpoint.previous.pt")
-    trial = Trial(spec, tokens, torch.device("cpu"), trials_on_device=1)
+    trial = Trial(spec, tokens, torch.device("cpu"))
     rows = trial.rows()
     assert next(rows)["step"] == 10
     assert trial.warning is None

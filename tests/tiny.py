@@ -62,7 +62,7 @@ def tiny_spec(folder: Path, tokens: TokenData, name: str = "tiny", **values: Any
 
 def train(spec: TrialSpec, tokens: TokenData, rows: int | None = None) -> None:
     """Train a trial in this process, to its end or until it has reported so many rows."""
-    reported = Trial(spec, tokens, torch.device("cpu"), trials_on_device=1).rows()
+    reported = Trial(spec, tokens, torch.device("cpu")).rows()
     for number, _ in enumerate(reported, start=1):
         if number == rows:
             reported.close()

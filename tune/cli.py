@@ -210,7 +210,7 @@ def _train_here(console: Console, experiment: "Experiment", spec: "TrialSpec") -
     resources = experiment.resources
     torch.set_num_threads(resources.threads)
     keep_freed_memory()
-    trial = Trial(spec, experiment.tokens, torch.device(resources.device), trials_on_device=1)
+    trial = Trial(spec, experiment.tokens, torch.device(resources.device))
     with TrialsProgress(console, [spec], 0) as progress:
         for row in trial.rows():
             progress.update(spec, row | {"warning": trial.warning})

@@ -91,7 +91,6 @@ def fit(
                 TrialTrainable,
                 tokens_folder=str(_tokens_folder(tokens, resources.cluster)),
                 resources=resources,
-                devices_folder=f"{storage}/devices",
             ),
             lambda config: _placement(resources, config),
         )

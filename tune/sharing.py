@@ -1,33 +1,49 @@
-"""How many trials train on a device at this moment: one file each, in a folder they share."""
+"""How many trials train on a device at this moment: each holds the lock of a file of its own."""
 
+import fcntl
 import os
+import platform
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
+
+import torch
+
+from data.files import cache_folder
 
 
 class SharedDevice:
-    """The device of this process, as Ray gave it out, among the processes of one cluster."""
+    """A device of this machine, among all processes of this user that train on it."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder / (os.environ.get("CUDA_VISIBLE_DEVICES") or "cpu")
+    def __init__(self, device: torch.device) -> None:
+        name = device.type
+        if name == "cuda":  # of those that a process sees, torch takes the first
+            name += (os.environ.get("CUDA_VISIBLE_DEVICES") or "0").split(",")[0]
+        self._folder = cache_folder() / "devices" / platform.node() / name
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._file = self._folder / str(os.getpid())
 
-    def enter(self) -> None:
-        """Count this process from now on."""
-        self._file.touch()
-
-    def leave(self) -> None:
-        """Count this process no more."""
-        self._file.unlink(missing_ok=True)
+    @contextmanager
+    def taken(self) -> Generator[None]:
+        """Count this process meanwhile; killed, it is counted no more, for its lock is gone."""
+        path = self._folder / str(os.getpid())
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                path.unlink()
 
     def trials(self) -> int:
-        """Processes that are counted; those that were killed are not."""
-        return sum(_lives(int(file.name)) for file in self._folder.iterdir())
+        """Processes that are counted."""
+        return sum(_is_held(path) for path in self._folder.iterdir())
 
 
-def _lives(process: int) -> bool:
+def _is_held(path: Path) -> bool:
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        pass
+    return False

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
 from ray import tune as ray_tune
 
@@ -17,7 +16,6 @@ from data.tokens import TokenData
 from search_spaces.point import TrialConfig
 from tune.ledger import ERROR, Status, TrialSpec, read_rows
 from tune.resources import Resources, cap_gpu_memory, keep_freed_memory
-from tune.sharing import SharedDevice
 from tune.trial import Trial
 
 # A round trip to Tune keeps the trial from training for as long as a short window takes.
@@ -54,13 +52,10 @@ class TrialTrainable(ray_tune.Trainable):
         config: dict[str, Any],
         tokens_folder: str,
         resources: Resources,
-        devices_folder: str,
     ) -> None:
         """Take up the trial `config["trial"]`; it begins with its first step."""
         self._spec = from_param_space(config["trial"])
         self._trial: Trial | None = None
-        machine = ray.get_runtime_context().get_node_id()
-        self._shared = SharedDevice(Path(devices_folder) / machine)
         with self._errors_written():
             torch.set_num_threads(resources.threads)
             keep_freed_memory()
@@ -69,7 +64,6 @@ class TrialTrainable(ray_tune.Trainable):
             self._spec.clear_error()
             self._tokens = TokenData(Path(tokens_folder))
             self._device = torch.device(resources.device)
-            self._shared.enter()
 
     def step(self) -> dict[str, Any]:
         """Train some windows. The trial is done when its result is written."""
@@ -81,7 +75,6 @@ class TrialTrainable(ray_tune.Trainable):
             rows = read_rows(self._spec.folder)
             reason = f"out of memory: {str(error).splitlines()[0]}"
             self._spec.write_result(Status.INFEASIBLE, rows[-1] if rows else {}, reason=reason)
-            self._shared.leave()
             return {"done": True}
 
     @contextmanager
@@ -97,17 +90,14 @@ class TrialTrainable(ray_tune.Trainable):
     def _train_windows(self) -> dict[str, Any]:
         """The row of an evaluation, of the end, or after a second the newest, for Tune to know."""
         if not self._trial:
-            self._trial = Trial(self._spec, self._tokens, self._device, trials_on_device=1)
+            self._trial = Trial(self._spec, self._tokens, self._device)
             self._rows = self._trial.rows()
         begin, row, done = time.monotonic(), dict[str, Any](), False
         while not done and "heldout_loss" not in row:
-            self._trial.trials_on_device = self._shared.trials()
             row = next(self._rows)
             done = self._spec.result() is not None
             if time.monotonic() - begin > REPORT_SECONDS:
                 break
-        if done:  # Tune keeps the process for the next trial
-            self._shared.leave()
         return row | {
             "done": done,
             "quarters": self._trial.config.budget.quarters_done(row["step"]),
@@ -116,7 +106,6 @@ class TrialTrainable(ray_tune.Trainable):
 
     def cleanup(self) -> None:
         """Close the trial's files; one that has not ended saves its state."""
-        self._shared.leave()
         if self._trial:
             self._rows.close()
 

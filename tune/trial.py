@@ -29,6 +29,7 @@ from tune.ledger import (
 )
 from tune.recorder import Recorder
 from tune.resources import peak_memory_bytes, reset_peak_memory
+from tune.sharing import SharedDevice
 from tune.trainer import Stopwatch, Trainer
 
 CHECKPOINT_SECONDS = 30.0
@@ -42,17 +43,12 @@ LOSSES = ("train_loss", "eval_loss", "heldout_loss")
 
 
 class Trial:
-    """Trains `spec` in its folder; begun trials go on from their last checkpoint.
+    """Trains `spec` in its folder; begun trials go on from their last checkpoint."""
 
-    `trials_on_device` tells how many trials may share the device, since that slows each.
-    """
-
-    def __init__(
-        self, spec: TrialSpec, tokens: TokenData, device: torch.device, trials_on_device: int
-    ) -> None:
+    def __init__(self, spec: TrialSpec, tokens: TokenData, device: torch.device) -> None:
         self.tokens = tokens
         self.device = device
-        self.trials_on_device = trials_on_device
+        self.shared = SharedDevice(device)
         self.batches = Batches(tokens, spec.config.data, spec.config.seed)
         self.spec = self._with_measured_steps(spec)
         self.config = self.spec.config
@@ -94,7 +90,8 @@ class Trial:
         """
         with claimed(self.spec):
             if not self.spec.result():
-                yield from self._train()
+                with self.shared.taken():
+                    yield from self._train()
             else:
                 yield read_rows(self.spec.folder)[-1]
 
@@ -127,6 +124,7 @@ class Trial:
     def _train_to(self, end: int) -> Row:
         """Train one window, up to `end` updates; its row, with an evaluation where one is due."""
         evaluates = self.config.budget.evaluates_at(end)
+        trials_on_device = self.shared.trials()
         stopwatch = Stopwatch(self.device)
         losses: list[Tensor] = []
         norms: list[Tensor] = []
@@ -145,6 +143,9 @@ class Trial:
             losses.append(loss)
             norms.append(norm)
         row = self._window_row(stopwatch.seconds(), torch.stack(losses), torch.stack(norms))
+        row["trials_on_device"] = max(
+            trials_on_device, self.shared.trials()
+        )  # each slows the others
         if evaluates:
             return row | self._evaluate(train_batch)
         if end in self.config.budget.quarter_ends():
@@ -181,7 +182,6 @@ class Trial:
             "step_seconds_std": statistics.pstdev(seconds),
             "tokens_per_second": tokens_per_step / step_seconds,
             "peak_memory_bytes": peak_memory_bytes(self.device),
-            "trials_on_device": self.trials_on_device,
         }
 
     def _measure_train_batch(self, batch_BT: Tensor) -> Row:

@@ -48,7 +48,7 @@ def start(spec: TrialSpec, tokens: TokenData) -> None:
     """Begin a trial, up to its first batch."""
     with patch.object(Trainer, "metrics", side_effect=FirstBatchError):
         try:
-            next(Trial(spec, tokens, torch.device("cpu"), trials_on_device=1).rows())
+            next(Trial(spec, tokens, torch.device("cpu")).rows())
         except FirstBatchError:
             return
 
@@ -74,7 +74,7 @@ def report(name: str, folder: Path) -> None:
     spec = TrialSpec(
         name=name, config=config, data_fingerprint=tokens.manifest.fingerprint, folder=folder / name
     )
-    trial = Trial(spec, tokens, torch.device("cpu"), trials_on_device=1)
+    trial = Trial(spec, tokens, torch.device("cpu"))
     batch = torch.from_numpy(trial.batches.batch_at(0))
     seconds = {
         "a step": median_seconds(lambda: trial.trainer.train_step(batch)),

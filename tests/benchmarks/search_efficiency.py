@@ -55,7 +55,7 @@ def train_six(folder: Path, tokens: str) -> None:
     experiment, _ = build(folder / "six", tokens, 0)
     with experiment.opened():
         for spec in open_trials(experiment.trials(), folder):
-            list(Trial(spec, experiment.tokens, torch.device("cpu"), 1).rows())
+            list(Trial(spec, experiment.tokens, torch.device("cpu")).rows())
     for spec in experiment.trials():
         print(f"{spec.name:<12} held-out loss {read_rows(spec.folder)[-1]['heldout_loss']:.4f}")
 
@@ -76,7 +76,7 @@ def search_random(folder: Path, tokens: str, seed: int) -> list[TrialSpec]:
     with experiment.opened():
         for number in range(WHOLE_TRIALS):
             spec = search.trial(number, search.config_of(search.space(study.ask())), "random")
-            list(Trial(spec, experiment.tokens, torch.device("cpu"), 1).rows())
+            list(Trial(spec, experiment.tokens, torch.device("cpu")).rows())
     return search.trials()
 
 
@@ -100,7 +100,7 @@ def search_plain(folder: Path, tokens: str, seed: int) -> list[TrialSpec]:
         torch.set_num_threads(1)
         number = len(list(experiment.folder.glob("[0-9]*")))
         spec = search.trial(number, search.config_of(point_of(values)), "plain")
-        for row in Trial(spec, experiment.tokens, torch.device("cpu"), 1).rows():
+        for row in Trial(spec, experiment.tokens, torch.device("cpu")).rows():
             if row["step"] in spec.config.budget.quarter_ends():
                 ray_tune.report(row)
 

@@ -16,14 +16,15 @@ from dataclasses import replace
 from multiprocessing import get_context
 
 import torch
+from memory import train_small
 from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
 from search_spaces.point import TrialConfig
 from search_spaces.profiles import PAPER
-from tune.memory import live_bytes
-from tune.resources import best_precision, keep_freed_memory, peak_memory_bytes, reset_peak_memory
+from tune.memory import PROCESS_BYTES, peak_bytes
+from tune.resources import best_precision, peak_memory_bytes, reset_peak_memory
 from tune.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -50,8 +51,8 @@ def grown(what: str, factor: int) -> TrialConfig:
 
 
 def measure(config: TrialConfig) -> tuple[float, int]:
-    """Median seconds of a step, and bytes it takes beyond what this process had before."""
-    keep_freed_memory()
+    """Median seconds of a step, and bytes that it takes beyond what a smaller one has taken."""
+    train_small(config.precision)
     reset_peak_memory(CPU)
     before = peak_memory_bytes(CPU) or 0
     trainer = Trainer(config, CPU)
@@ -87,7 +88,7 @@ def row(what: str) -> list[str]:
     """Measure one size, doubled twice, and set the exponents beside the formulas'."""
     configs = [grown(what, factor) for factor in FACTORS]
     times, memory = zip(*map(measure_alone, configs), strict=True)
-    least = [float(sum(live_bytes(config, "cpu").values())) for config in configs]
+    predicted = [float(peak_bytes(config, "cpu") - PROCESS_BYTES) for config in configs]
     first = BASE.values()[GROWN[what][0]]
     return [
         f"{what} {' '.join(f'{first * factor:,}' for factor in FACTORS)}",
@@ -96,7 +97,7 @@ def row(what: str) -> list[str]:
         f"{exponent([flops(config) for config in configs]):.2f}",
         " ".join(f"{size / 1e6:.0f}" for size in memory),
         f"{exponent([float(size) for size in memory]):.2f}",
-        f"{exponent(least):.2f}",
+        f"{exponent(predicted):.2f}",
     ]
 
 

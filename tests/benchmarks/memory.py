@@ -22,7 +22,7 @@ import optuna
 import torch
 
 from search_spaces.open_ended import open_ended
-from search_spaces.point import TrialConfig
+from search_spaces.point import Precision, TrialConfig
 from search_spaces.profiles import PAPER, QUICK, Profile
 from tune.memory import ACCURACY, PROCESS_BYTES, peak_bytes
 from tune.resources import best_precision, keep_freed_memory, peak_memory_bytes, reset_peak_memory
@@ -57,12 +57,17 @@ def train(config: TrialConfig) -> None:
     trainer.loss(batch)
 
 
+def train_small(precision: Precision) -> None:
+    """Let this process take what the libraries take once."""
+    keep_freed_memory()
+    small = {"model.d_model": 16, "model.n_heads": 2, "model.d_ff": 32, "model.n_layers": 1}
+    train(QUICK.baseline.with_values({**small, "data.seq_len": 16, "precision": precision}))
+
+
 def measure(config: TrialConfig) -> int:
     """Resident bytes that a trial adds to a process, which has trained a small model before."""
     torch.set_num_threads(1)
-    keep_freed_memory()
-    small = {"model.d_model": 16, "model.n_heads": 2, "model.d_ff": 32, "model.n_layers": 1}
-    train(QUICK.baseline.with_values({**small, "data.seq_len": 16, "precision": config.precision}))
+    train_small(config.precision)
     reset_peak_memory(CPU)
     before = peak_memory_bytes(CPU) or 0
     train(config)

@@ -217,7 +217,7 @@ def test_a_second_search_on_a_run_is_refused_with_the_process_of_the_first(
     hold = (
         "import os, sys, filelock, pathlib\n"
         "lock = filelock.FileLock('runs/search/.lock').acquire()\n"
-        "pathlib.Path('runs/search/.owner').write_text(str(os.getpid()))\n"
+        "pathlib.Path('runs/search/.owner').write_text(f'{os.getpid()} on here')\n"
         "print('held', flush=True)\n"
         "sys.stdin.read()\n"
     )
@@ -229,7 +229,7 @@ def test_a_second_search_on_a_run_is_refused_with_the_process_of_the_first(
         search = "search --name search --budget steps:8 --corpus tiny.jsonl --trials 7"
         code, _, errors = quarterhour(*search.split())
         assert code == 2
-        assert f"runs/search is in use by quarterhour process {first.pid} on " in errors
+        assert f"runs/search is in use by quarterhour process {first.pid} on here: wait" in errors
         assert len(errors.splitlines()) == 1
         code, output, errors = quarterhour("status", "runs/search")
         assert (code, errors) == (0, "")

@@ -128,11 +128,11 @@ def token_metrics(
             hits_R5[:, 0],
             hits_R5.any(1),
             confidence_R,
-            logsumexp_R - torch.linalg.vecdot(p_RV, logits_RV),
+            logsumexp_R - (p_RV * logits_RV).sum(1),  # autocast rounds products of matrices
         ]
         sums += torch.stack([measure_R.sum() for measure_R in measures_5R])
         bin_R = (confidence_R * CALIBRATION_BINS).long().clamp_(0, CALIBRATION_BINS - 1)
         counted_3R = torch.stack([torch.ones_like(confidence_R), confidence_R, hits_R5[:, 0]])
-        bins_3K += counted_3R @ (bin_R.unsqueeze(1) == bins_K).float()
+        bins_3K += (counted_3R.unsqueeze(2) * (bin_R.unsqueeze(1) == bins_K)).sum(1)
     names = ("loss", "accuracy", "top5_accuracy", "confidence", "entropy")
     return dict(zip(names, (sums / len(h_ND)).unbind(), strict=True)), bins_3K

@@ -57,7 +57,7 @@ class OptimConfig:
         return self.learning_rate * (self.final_lr_fraction + (1 - self.final_lr_fraction) * height)
 
     def _height(self, done: float) -> float:
-        """Of the schedule between final and full rate, in [0, 1], with a share in [0, 1) done.
+        """Of the schedule between final and full rate, in [0, 1], with a share in [0, 1] done.
 
         Warmup-stable-decay: Hu et al. 2024 (MiniCPM), with a linear decay. Cyclical: cosine
         cycles with restarts, Loshchilov and Hutter 2017 (SGDR).
@@ -72,7 +72,8 @@ class OptimConfig:
             case "cosine":
                 return (1 + math.cos(math.pi * done)) / 2
             case "cyclical":
-                return (1 + math.cos(math.pi * (done * self.cycles % 1))) / 2
+                phase = done * self.cycles % 1 if done < 1 else 1.0
+                return (1 + math.cos(math.pi * phase)) / 2
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:

@@ -17,7 +17,7 @@ from model.decoder import DecoderConfig
 from model.optim import OptimConfig
 
 # Raised whenever the training loop's numbers change for an equal configuration.
-NUMERICS_VERSION = 2
+NUMERICS_VERSION = 3
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -123,7 +123,10 @@ class TrialConfig:
         return result
 
     def key(self, data_fingerprint: str) -> str:
-        """Identity of the trial: equal keys mean equal numbers, so one of them need not run."""
+        """Identity of the trial: equal keys mean equal numbers, so one of them need not run.
+
+        With a budget in seconds they mean equal questions only: its steps are the machine's.
+        """
         config = self
         if self.budget.seconds:  # the steps that fit in it are measured, not asked for
             config = replace(

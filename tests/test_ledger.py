@@ -106,14 +106,31 @@ def test_where_files_cannot_be_linked_they_are_copied(
     assert not (spec.folder / METRICS).samefile(source.folder / METRICS)
 
 
-def test_an_adopted_trial_keeps_the_steps_that_were_measured(tmp_path: Path):
+def test_what_another_machine_did_in_a_time_is_not_adopted(tmp_path: Path):
     asked = {"budget__seconds": 60.0, "budget__steps": 0}
     source = spec_in(tmp_path / "one", **asked | {"budget__steps": 77})
     spec = spec_in(tmp_path / "two", **asked)
     assert source.key == spec.key
+    with claimed(source):
+        finish(source)
+    assert open_trials([spec], tmp_path) == [spec]
+    with claimed(spec):
+        assert not spec.result()
+
+
+def test_an_adoption_that_is_cut_off_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    source, spec = spec_in(tmp_path / "one"), spec_in(tmp_path / "two", "mine")
     finish(source)
-    adopt(spec, source.folder)
-    assert read_spec(spec.folder).config.budget.steps == 77
+    spec.write_config()
+    with monkeypatch.context() as patch:
+        patch.setattr(TrialSpec, "write_config", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            adopt(spec, source.folder)
+    assert read_spec(spec.folder) == spec
+    assert not spec.result()
+    assert [path.name for path in (tmp_path / "two").iterdir()] == ["experiment.json", "mine"]
 
 
 def test_a_trial_of_the_same_key_waits_and_takes_what_the_first_came_to(tmp_path: Path):

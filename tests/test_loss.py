@@ -167,6 +167,18 @@ def test_entropy_under_autocast_is_finite_where_a_probability_underflows(dtype: 
     assert float(metrics["entropy"]) == pytest.approx(math.log(4), rel=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_rounds_logits_and_nothing_after_them(dtype: torch.dtype):
+    hidden_ND, embedding_VD, targets_N = inputs(700)
+    rounded = hidden_ND.detach().to(dtype), embedding_VD.detach().to(dtype)
+    expected, expected_3K = token_metrics(*rounded, targets_N)
+    with torch.autocast("cpu", dtype):
+        metrics, bins_3K = token_metrics(hidden_ND, embedding_VD, targets_N)
+    assert metrics == expected
+    assert torch.equal(bins_3K, expected_3K)
+    assert bins_3K[0].sum() == 700
+
+
 @pytest.mark.parametrize("elements", [VOCAB // 2, 7 * VOCAB, 10**6])
 def test_calibration_bins_count_tokens_by_confidence(
     elements: int, monkeypatch: pytest.MonkeyPatch

@@ -289,7 +289,7 @@ def test_a_damaged_checkpoint_is_told_and_an_earlier_state_is_gone_on_from(
         damage(spec.folder / "checkpoint.previous.pt")
     trial = Trial(spec, tokens, torch.device("cpu"))
     begun = next(iter(rows := trial.rows()))
-    assert "cannot be used, an earlier state is" in str(trial.warning)
+    assert "cannot be used, an earlier state is" in str(trial.take_warning())
     assert (begun["step"] == 1) == both
     list(rows)
     assert exact_rows(spec.folder) == exact_rows(finished)
@@ -312,7 +312,7 @@ def test_a_disk_that_is_full_for_a_while_ends_no_trial(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
-    assert "no checkpoint at step" in str(trial.warning)
+    assert "no checkpoint at step" in str(trial.take_warning())
     rows.close()
     train(spec, tokens)
     assert exact_rows(spec.folder) == exact_rows(finished)
@@ -355,7 +355,7 @@ def test_a_checkpoint_whose_rows_are_lost_is_not_gone_on_from(
     (spec.folder / "metrics.jsonl").write_text("".join(lines[:-lost]))
     trial = Trial(spec, tokens, torch.device("cpu"))
     list(trial.rows())
-    assert "its rows are missing" in str(trial.warning)
+    assert "its rows are missing" in str(trial.take_warning())
     assert exact_rows(spec.folder) == exact_rows(finished)
 
 
@@ -385,7 +385,7 @@ def test_a_trial_killed_between_two_renames_goes_on_from_the_checkpoint_before(
     trial = Trial(spec, tokens, torch.device("cpu"))
     rows = trial.rows()
     assert next(rows)["step"] == 10
-    assert trial.warning is None
+    assert trial.take_warning() is None
     list(rows)
     assert exact_rows(spec.folder) == exact_rows(finished)
     assert not (spec.folder / "checkpoint.previous.pt").exists()

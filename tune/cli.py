@@ -213,7 +213,7 @@ def _train_here(console: Console, experiment: "Experiment", spec: "TrialSpec") -
     trial = Trial(spec, experiment.tokens, torch.device(resources.device))
     with TrialsProgress(console, [spec], 0) as progress:
         for row in trial.rows():
-            progress.update(spec, row | {"warning": trial.warning})
+            progress.update(spec, row | {"warning": trial.take_warning()})
 
 
 def _print_result(console: Console, spec: "TrialSpec") -> None:

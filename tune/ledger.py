@@ -87,6 +87,11 @@ class TrialSpec:
         return self.config.key(self.data_fingerprint)
 
     @property
+    def is_timed(self) -> bool:
+        """Whether its steps are those that a machine does in a time: no other result is its own."""
+        return bool(self.config.budget.seconds)
+
+    @property
     def label(self) -> str:
         """Name and seed, as shown to people; the trials of a search proper have one seed."""
         return self.name if self.folder.name == self.name else f"{self.name}/{self.folder.name}"
@@ -209,13 +214,9 @@ def adopt(spec: TrialSpec, source: Path) -> None:
         fields = json.loads((source / RESULT).read_text())
         fields["adopted_from"] = fields["adopted_from"] or str(source)
         write_text(target / RESULT, json.dumps(fields, indent=2))
+        replace(spec, folder=target).write_config()
 
-    if spec.folder.exists():
-        shutil.rmtree(spec.folder)
-    # Of equal keys the configurations are equal, but for steps that were measured.
-    own = replace(spec, config=read_spec(source).config)
     write_folder(spec.folder, copy)
-    own.write_config()
 
 
 def open_trials(specs: Iterable[TrialSpec], runs: Path) -> list[TrialSpec]:
@@ -227,7 +228,7 @@ def open_trials(specs: Iterable[TrialSpec], runs: Path) -> list[TrialSpec]:
         result = spec.result()
         if result and result.final:
             continue
-        if source:
+        if source and not spec.is_timed:
             adopt(spec, source)
         else:
             spec.clear_result()
@@ -246,7 +247,7 @@ def claimed(spec: TrialSpec) -> Generator[None]:
     claim = folder / spec.key
     with FileLock(claim.with_suffix(".lock")):
         holder = Path(claim.read_text()) if claim.exists() else spec.folder
-        result = read_result(holder)
+        result = None if spec.is_timed else read_result(holder)
         if not spec.result() and result and result.final and result.key == spec.key:
             adopt(spec, holder)
         else:

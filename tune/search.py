@@ -101,7 +101,8 @@ class Search:
                 f" is on {self.data_fingerprint}; their losses cannot be compared"
             )
         specs = [read_spec(path.parent) for path in sorted(source.rglob(CONFIG))]
-        return [(source.name, spec.config) for spec in specs if self._takes(spec)]
+        taken = [spec.config for spec in specs if self._takes(spec)]
+        return [(source.name, self.budget.spent_on(config, self.like)) for config in taken]
 
     def _takes(self, spec: TrialSpec) -> bool:
         """Whether a trial of another run has a result that this search would come to itself."""

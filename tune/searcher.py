@@ -28,7 +28,7 @@ from tune.ledger import (
     read_rows,
     read_spec,
 )
-from tune.objectives import DIRECTIONS, objective_values
+from tune.objectives import DIRECTIONS, OF_THE_MACHINE, objective_values
 from tune.progress import SearchProgress
 from tune.queue import waiting_points
 from tune.resources import Resources
@@ -257,9 +257,10 @@ class StudySearcher(Searcher):
         except BudgetTooSmallError as error:
             config, too_large = self._search.baseline.with_values(point), str(error)
         spec = self._search.trial(number, config, origin)
-        spec.write_config()
-        if too_large:
+        if too_large:  # first, since without it the trial would be one to train
+            spec.folder.mkdir(parents=True, exist_ok=True)
             spec.write_result(Status.INFEASIBLE, {}, reason=too_large)
+        spec.write_config()
         self._specs.append(spec)
         self._keys.add(spec.key)
         if file:
@@ -281,7 +282,7 @@ class StudySearcher(Searcher):
         source = self._finished.get(spec.key)
         if spec.result():
             return True
-        if source:
+        if source and not spec.is_timed and not OF_THE_MACHINE & {*self._search.objectives}:
             adopt(spec, source)
             return True
         return is_too_large(spec, self._resources)

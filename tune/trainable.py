@@ -101,7 +101,7 @@ class TrialTrainable(ray_tune.Trainable):
         return row | {
             "done": done,
             "quarters": self._trial.config.budget.quarters_done(row["step"]),
-            "warning": self._trial.warning,
+            "warning": self._trial.take_warning(),
         }
 
     def cleanup(self) -> None:

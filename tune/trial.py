@@ -55,7 +55,7 @@ class Trial:
         self.trainer = Trainer(self.config, device)
         self._train_tokens = torch.from_numpy(tokens.train.astype(np.int32)).to(device)
         self.seconds = 0.0
-        self.warning: str | None = None
+        self._warning: str | None = None
         self.samples: list[dict[str, str]] = []
         reset_peak_memory(device)
 
@@ -67,7 +67,8 @@ class Trial:
         begun = read_spec(spec.folder) if (spec.folder / CONFIG).exists() else spec
         if begun.config.budget.steps and begun.key == spec.key:
             return begun
-        trainer = Trainer(spec.config.with_values({"budget.steps": PROBE_STEPS}), self.device)
+        probed = {"budget.steps": PROBE_STEPS, "optim.schedule": "constant"}  # it may go on longer
+        trainer = Trainer(spec.config.with_values(probed), self.device)
         begin = time.perf_counter()
         seconds: list[float] = []
         while len(seconds) < PROBE_STEPS or (
@@ -81,6 +82,11 @@ class Trial:
         steps = max(MIN_STEPS, int(budget.seconds / statistics.median(seconds)))
         measured = budget.with_steps(steps, BudgetConfig(steps=100, report_every=1, eval_every=20))
         return replace(spec, config=replace(spec.config, budget=measured))
+
+    def take_warning(self) -> str | None:
+        """What has gone wrong since the last call without stopping the trial."""
+        warning, self._warning = self._warning, None
+        return warning
 
     def rows(self) -> Generator[Row]:
         """Train, and yield each row as soon as it is written; the result is there by the last.
@@ -161,7 +167,7 @@ class Trial:
             yield self._train_tokens[starts_B.unsqueeze(1) + offsets_T].long()
 
     def _window_row(self, seconds: list[float], losses: Tensor, norms: Tensor) -> Row:
-        """The measures that every row has; reading the losses is the window's only wait."""
+        """The measures that every row has; nothing else in a window without evaluation waits."""
         self.seconds += sum(seconds)
         tokens_per_step = self.config.data.batch_size * self.config.data.seq_len
         tokens = self.trainer.step * tokens_per_step
@@ -186,6 +192,8 @@ class Trial:
 
     def _measure_train_batch(self, batch_BT: Tensor) -> Row:
         """The reference's training-batch measures: with the weights before the batch's update."""
+        if self.device.type == "cuda":  # whose steps so far are no time of the evaluation
+            torch.cuda.synchronize()
         begin = time.perf_counter()
         metrics, _ = self.trainer.metrics(batch_BT)
         row: Row = {f"train_batch_{name}": value for name, value in metrics.items()}
@@ -237,7 +245,7 @@ class Trial:
             self._save_checkpoint(recorder)
         except (OSError, RuntimeError) as error:  # torch tells of a full disk by the latter
             reason = str(error).splitlines()[0]
-            self.warning = f"no checkpoint at step {self.trainer.step} could be written: {reason}"
+            self._warning = f"no checkpoint at step {self.trainer.step} could be written: {reason}"
 
     def _save_checkpoint(self, recorder: Recorder) -> None:
         """Write the checkpoint; the one before is kept, in case that this one gets damaged."""
@@ -272,7 +280,7 @@ class Trial:
                 return
             except Exception as error:  # what a damaged file raises is not foreseeable
                 damage = " ".join(str(error).split())[:80]
-                self.warning = f"{path} cannot be used, an earlier state is: {damage}"
+                self._warning = f"{path} cannot be used, an earlier state is: {damage}"
                 self.trainer = Trainer(self.config, self.device)
 
     def _finish(self, recorder: Recorder) -> None:

@@ -10,6 +10,7 @@ import runpy
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,17 @@ def _from_file(name: str) -> Space:
         raise ValueError(f"--space {name}: {file} cannot be run: {error}") from error
     if not callable(names.get(function)):
         raise ValueError(f"--space {name}: {file} has no function {function}")
-    return names[function]
+    return partial(_called, names[function])
+
+
+def _called(function: Space, trial: BaseTrial) -> Mapping[str, Any]:
+    """A user's space at a trial; raises ValueError, with the kind of error, whatever it raises."""
+    try:
+        return dict(function(trial))
+    except (ValueError, Warning):
+        raise
+    except Exception as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
 def _values(config: TrialConfig) -> dict[str, Any]:

@@ -56,6 +56,7 @@ BAD_INPUT = [
     ("grid --corpus small.jsonl", "5 documents are too few"),
     ("grid --tokenizer broken.jsonl", "tokenizer broken.jsonl: not a tokenizer.json"),
     ("grid --name a/b", "--name is 'a/b'"),
+    ("grid --name ..", "--name is '..'"),
     ("grid --runs /dev/null/runs", "/dev/null/runs/grid: Not a directory"),
     ("grid --profile paper", "the Hugging Face hub cannot be reached"),
     ("grid --no-such-option", "No such option: --no-such-option"),

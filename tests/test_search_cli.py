@@ -41,6 +41,13 @@ SPACES = {
     "def no_schedule(trial):\n"
     "    return {'optim.schedule': trial.suggest_categorical('optim.schedule', ['triangle'])}\n",
     "broken.py": "def space(trial:\n",
+    "later.py": "def space(trial):\n"
+    "    beta = trial.suggest_float('optim.beta1', 0.1, 0.9)\n"
+    "    if beta < 0.15:\n"
+    "        raise RuntimeError('boom')\n"
+    "    return {'optim.beta1': beta}\n"
+    "def number(trial):\n"
+    "    return 3\n",
     "raising.py": "1 / 0\n",
     "empty.py": "",
 }
@@ -50,13 +57,15 @@ SPACE_ERRORS = [
     ("good.txt:space", "unknown space 'good.txt:space'"),
     ("nosuch.py:space", "--space nosuch.py:space: there is no file nosuch.py"),
     ("broken.py:space", "--space broken.py:space: broken.py cannot be run: "),
+    ("later.py:space", "the space has a point that cannot be trained: RuntimeError: boom"),
+    ("later.py:number", "--space later.py:number: TypeError: 'int' object is not iterable"),
     ("raising.py:space", "raising.py cannot be run: division by zero"),
     ("empty.py:space", "empty.py has no function space"),
     ("good.py:nosuch", "good.py has no function nosuch"),
     ("good.py:number", "good.py has no function number"),
     ("good.py:nothing", "--space good.py:nothing: "),
     ("good.py:narrow", "--space good.py:narrow: "),
-    ("good.py:raises", "--space good.py:raises: no luck"),
+    ("good.py:raises", "--space good.py:raises: RuntimeError: no luck"),
     ("good.py:fixed", "--space good.py:fixed has no parameter"),
     ("good.py:steps", "--space good.py:steps sets budget.steps: use --budget, --seed or"),
     ("good.py:seed", "--space good.py:seed sets seed: use --budget, --seed or"),
@@ -265,6 +274,9 @@ def test_an_enqueued_point_waits_with_the_searchs_budget(quarterhour: Quarterhou
     ((_, config),) = waiting_points(folder / "runs/search")
     assert (config.optim.learning_rate, config.optim.schedule) == (2e-3, "linear")
     assert (config.data.seq_len, config.budget.steps, config.seed) == (64, 8, 0)
+    code, _, errors = quarterhour(*command.split())
+    assert code == 2
+    assert "that point waits in runs/search already" in errors
     search = read_search(folder / "runs/search")
     assert Driver(search, trials=7, first_points=[]).run().trained == ["0006"]
     code, _, errors = quarterhour(*command.split())

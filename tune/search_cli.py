@@ -176,7 +176,7 @@ def enqueue(
     """Add a point to a search, which trains it next; what is not given is the baseline's."""
     from search_spaces.open_ended import locate
     from search_spaces.point import parse_assignment
-    from tune.queue import add_point
+    from tune.queue import add_point, waiting_points
     from tune.search import read_search
 
     with bad_input():
@@ -191,6 +191,9 @@ def enqueue(
         same = [spec for spec in planned.trials() if spec.key == key]
         if same:
             raise ValueError(f"that point is trial {same[0].name} of {folder} already")
+        waiting = [other.key(planned.data_fingerprint) for _, other in waiting_points(folder)]
+        if key in waiting:
+            raise ValueError(f"that point waits in {folder} already")
         add_point(folder, config)
     Console().print(f"{folder} trains it next; if it is not running, start it again")
 

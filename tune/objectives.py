@@ -29,9 +29,6 @@ DIRECTIONS: dict[str, Literal["minimize", "maximize"]] = {
     "peak_memory_bytes": "minimize",
 }
 
-# These are not decided by a trial's key, so that its result elsewhere is not the search's own.
-OF_THE_MACHINE = {"tokens_per_second", "step_seconds", "seconds", "peak_memory_bytes"}
-
 
 def parse_objectives(text: str) -> tuple[str, ...]:
     """`heldout_loss,tokens_per_second` as names of measures; raises ValueError for others."""

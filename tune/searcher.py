@@ -28,7 +28,7 @@ from tune.ledger import (
     read_rows,
     read_spec,
 )
-from tune.objectives import DIRECTIONS, OF_THE_MACHINE, objective_values
+from tune.objectives import DIRECTIONS, objective_values
 from tune.progress import SearchProgress
 from tune.queue import waiting_points
 from tune.resources import Resources
@@ -282,7 +282,7 @@ class StudySearcher(Searcher):
         source = self._finished.get(spec.key)
         if spec.result():
             return True
-        if source and not spec.is_timed and not OF_THE_MACHINE & {*self._search.objectives}:
+        if source and not spec.is_timed:
             adopt(spec, source)
             return True
         return is_too_large(spec, self._resources)

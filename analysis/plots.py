@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogFormatter
 from scipy import stats
 
-from analysis.statistics import CONFIDENCE
+from quarterhour.analysis.statistics import CONFIDENCE
 
 # Okabe and Ito's palette, which the colour-blind can tell apart, less its yellow.
 COLOURS = {

@@ -16,11 +16,12 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import comparison, formats
-from analysis.comparison import Comparison
-from analysis.overview import remarks
-from analysis.registry import COMMON_SECTIONS, RUN_SECTIONS, Section
-from analysis.runs import Run
+from quarterhour.analysis import formats
+from quarterhour.analysis.chapters.paper import comparison
+from quarterhour.analysis.chapters.paper.comparison import Comparison
+from quarterhour.analysis.chapters.run import remarks
+from quarterhour.analysis.contents import COMMON_SECTIONS, RUN_SECTIONS, Section
+from quarterhour.analysis.runs import Run
 
 PAGE = "report.html"
 TABLES, FIGURES = "tables", "figures"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.tokens import TokenData
+from quarterhour.data.tokens import TokenData
 
 VALIDATION_SHARE = 0.1
 SPLIT_STREAM = 0

@@ -13,7 +13,7 @@ from pydoc_data.topics import topics
 
 from filelock import FileLock
 
-from data.files import cache_folder, write_text
+from quarterhour.data.files import cache_folder, write_text
 
 DOCUMENTS = 550
 LEAST_CHARACTERS = 2_300

@@ -9,9 +9,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from data.builtin import builtin_documents
-from data.files import cache_folder, write_text
-from data.hub import require_hub
+from quarterhour.data.builtin import builtin_documents
+from quarterhour.data.files import cache_folder, write_text
+from quarterhour.data.hub import require_hub
 
 FILE_KINDS = (".jsonl", ".parquet", ".txt")
 HUB_NAME = r"\w[\w.-]*/[\w.-]+(:[\w.-]+)?"

@@ -10,9 +10,9 @@ import tokenizers
 from filelock import FileLock
 from tokenizers import Tokenizer
 
-from data.builtin import builtin_documents
-from data.files import cache_folder, write_file
-from data.hub import require_hub
+from quarterhour.data.builtin import builtin_documents
+from quarterhour.data.files import cache_folder, write_file
+from quarterhour.data.hub import require_hub
 
 BUILTIN_VOCAB_SIZE = 8_192
 BUILTIN_TRAINING_DOCUMENTS = 500

@@ -9,9 +9,9 @@ import numpy as np
 from filelock import FileLock
 from tokenizers import Tokenizer
 
-from data.corpora import load_documents
-from data.files import cache_folder, write_folder, write_text
-from data.tokenizer import load_tokenizer
+from quarterhour.data.corpora import load_documents
+from quarterhour.data.files import cache_folder, write_folder, write_text
+from quarterhour.data.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.attention import causal_attention
-from model.rms_norm import RMSNorm
+from quarterhour.model.attention import causal_attention
+from quarterhour.model.rms_norm import RMSNorm
 
 INIT_STD = 0.02
 ROPE_BASE = 1024

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.precision import compute_dtype
+from quarterhour.model.precision import compute_dtype
 
 BLOCK_ROWS = 512
 BLOCK_ENTRIES = 8_192  # of the vocabulary, for the embedding's gradient of a block of rows

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.precision import compute_dtype
+from quarterhour.model.precision import compute_dtype
 
 
 class RMSNorm(nn.Module):

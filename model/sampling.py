@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from model.decoder import Decoder
+from quarterhour.model.decoder import Decoder
 
 # Openings of the kind of text the study's corpus holds: lessons, stories, explanations.
 PROMPTS = (

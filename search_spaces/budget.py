@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Self
 
-from search_spaces.point import TrialConfig
+from quarterhour.search_spaces.point import TrialConfig
 
 UNITS = ("steps", "tokens", "flops", "seconds")
 EXPONENTS = {"": 0, "k": 3, "M": 6, "B": 9, "G": 9, "T": 12}

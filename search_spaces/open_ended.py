@@ -18,9 +18,9 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import BaseTrial, FixedTrial
 
-from search_spaces.point import TrialConfig
-from search_spaces.profiles import Profile
-from search_spaces.reference import scaled
+from quarterhour.search_spaces.point import TrialConfig
+from quarterhour.search_spaces.profiles import Profile
+from quarterhour.search_spaces.reference import scaled
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self
 
-from data.batches import BatchConfig
-from model.decoder import DecoderConfig
-from model.optim import OptimConfig
+from quarterhour.data.batches import BatchConfig
+from quarterhour.model.decoder import DecoderConfig
+from quarterhour.model.optim import OptimConfig
 
 # Raised whenever the training loop's numbers change for an equal configuration.
 NUMERICS_VERSION = 3

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from data.batches import BatchConfig
-from data.tokens import DataConfig
-from model.decoder import DecoderConfig
-from model.optim import OptimConfig
-from search_spaces.point import BudgetConfig, TrialConfig
+from quarterhour.data.batches import BatchConfig
+from quarterhour.data.tokens import DataConfig
+from quarterhour.model.decoder import DecoderConfig
+from quarterhour.model.optim import OptimConfig
+from quarterhour.search_spaces.point import BudgetConfig, TrialConfig
 
 
 @dataclass(frozen=True, kw_only=True)

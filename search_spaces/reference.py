@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from search_spaces.point import TrialConfig
-from search_spaces.profiles import PAPER, Profile
+from quarterhour.search_spaces.point import TrialConfig
+from quarterhour.search_spaces.profiles import PAPER, Profile
 
 # What differs from the baseline, in the study's own numbers.
 SIX: dict[str, dict[str, int | float]] = {

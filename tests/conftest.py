@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from data.tokens import TokenData, prepare_tokens
-from search_spaces.profiles import QUICK
+from quarterhour.data.tokens import TokenData, prepare_tokens
+from quarterhour.search_spaces.profiles import QUICK
 
 # The same examples every time, on a machine of any speed, and none kept from run to run.
 settings.register_profile("tests", deadline=None, derandomize=True, database=None, max_examples=50)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from tune.golden import TOLERANCE, deviations, measure
+from quarterhour.tune.training.golden import TOLERANCE, deviations, measure
 
 
 def main(path: Path) -> float:

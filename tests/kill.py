@@ -21,17 +21,17 @@ from rich.console import Console
 from rich.table import Table
 from tiny import exact_rows, train, write_corpus
 
-from data.tokens import DataConfig, TokenData, prepare_tokens
-from tune.ledger import TrialSpec, read_result, read_spec
-from tune.study import STATES, STUDY_NAME, open_storage
+from quarterhour.data.tokens import DataConfig, TokenData, prepare_tokens
+from quarterhour.tune.ledger import TrialSpec, read_result, read_spec
+from quarterhour.tune.search.study import STATES, STUDY_NAME, open_storage
 
 TARGETS = ("driver", "worker", "raylet")
 # Trials of seconds are to have checkpoints too; found by the workers through PYTHONPATH.
 OFTEN = """
 import sys
 if any(part.endswith("default_worker.py") for part in sys.orig_argv):
-    import tune.trial
-    tune.trial.CHECKPOINT_SECONDS = 0.2
+    import quarterhour.tune.training.trial
+    quarterhour.tune.training.trial.CHECKPOINT_SECONDS = 0.2
 """
 SEARCH = ("search", "--corpus", "tiny.jsonl", "--budget", "steps:12", "--name", "killed")
 

@@ -11,18 +11,18 @@ import optuna
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
-from search_spaces.budget import SearchBudget
-from search_spaces.open_ended import Space, open_ended
-from search_spaces.point import TrialConfig
-from search_spaces.profiles import QUICK
-from search_spaces.reference import reference_configurations
-from tune.ledger import METRICS, Row, Status, TrialSpec
-from tune.progress import SearchProgress
-from tune.resources import Resources
-from tune.search import FirstPoint, Search
-from tune.searcher import LedgerAsha, Limits, StudySearcher
-from tune.study import STUDY_NAME, open_storage
-from tune.trainable import from_param_space
+from quarterhour.search_spaces.budget import SearchBudget
+from quarterhour.search_spaces.open_ended import Space, open_ended
+from quarterhour.search_spaces.point import TrialConfig
+from quarterhour.search_spaces.profiles import QUICK
+from quarterhour.search_spaces.reference import reference_configurations
+from quarterhour.tune.cluster.searcher import LedgerAsha, Limits, StudySearcher
+from quarterhour.tune.cluster.trainable import from_param_space
+from quarterhour.tune.ledger import METRICS, Row, Status, TrialSpec
+from quarterhour.tune.places import Resources
+from quarterhour.tune.progress import SearchProgress
+from quarterhour.tune.search.settings import FirstPoint, Search
+from quarterhour.tune.search.study import STUDY_NAME, open_storage
 
 ONE_AT_ONCE = Resources(device="cpu", cpus=1, gpus=0, cpus_per_trial=1, gpus_per_trial=0)
 TWO_AT_ONCE = replace(ONE_AT_ONCE, cpus=2)

@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-import model.attention
-from model.attention import causal_attention
-from model.rms_norm import RMSNorm
+from quarterhour.model.attention import causal_attention
+from quarterhour.model.rms_norm import RMSNorm
 
 
 def random_qkv(shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Tensor:
@@ -35,8 +34,8 @@ def test_any_blocks_give_torchs_values_and_gradients(
     shape: tuple[int, ...], queries: int, scores: int
 ):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model.attention, "BLOCK_QUERIES", queries)
-        patch.setattr(model.attention, "BLOCK_SCORES", scores)
+        patch.setattr("quarterhour.model.attention.BLOCK_QUERIES", queries)
+        patch.setattr("quarterhour.model.attention.BLOCK_SCORES", scores)
         qkv = random_qkv(shape)
         mixed, expected = causal_attention(qkv), torchs(qkv)
         torch.testing.assert_close(mixed, expected)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.batches import BatchConfig, Batches
-from data.tokens import TokenData
-from search_spaces.profiles import PROFILES
-from search_spaces.reference import reference_configurations
+from quarterhour.data.batches import BatchConfig, Batches
+from quarterhour.data.tokens import TokenData
+from quarterhour.search_spaces.profiles import PROFILES
+from quarterhour.search_spaces.reference import reference_configurations
 
 N_TRAIN, N_HELDOUT = 400, 101
 

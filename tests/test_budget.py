@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_spec, tiny_tokens, train
 
-from data.tokens import TokenData
-from search_spaces.budget import BudgetTooSmallError, SearchBudget
-from search_spaces.open_ended import open_ended
-from search_spaces.profiles import PROFILES, QUICK
-from tune.ledger import read_rows, read_spec
+from quarterhour.data.tokens import TokenData
+from quarterhour.search_spaces.budget import BudgetTooSmallError, SearchBudget
+from quarterhour.search_spaces.open_ended import open_ended
+from quarterhour.search_spaces.profiles import PROFILES, QUICK
+from quarterhour.tune.ledger import read_rows, read_spec
 
 
 @pytest.fixture(scope="module")

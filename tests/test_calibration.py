@@ -8,8 +8,8 @@ import pytest
 from study_run import write_study_run
 from test_runs import COMPLETE, write_experiment, write_trial
 
-from analysis.calibration import calibration, correlations, reliability
-from analysis.runs import load_run
+from quarterhour.analysis.chapters.calibration import calibration, correlations, reliability
+from quarterhour.analysis.runs import load_run
 
 EARLIER = {"step": 1, "eval_calibration": [[8, 0, 0], [8, 0, 0], [8, 0, 0]]}
 # Of 10 tokens, 4 are 0.25 confident and half of those right, 6 are 0.9 confident and 3 right.

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from tiny import write_corpus
 
-import data.corpora
-from tune.cli import main
-from tune.ledger import read_rows
+import quarterhour.data.corpora
+from quarterhour.tune.cli import main
+from quarterhour.tune.ledger import read_rows
 
 Quarterhour = Callable[..., tuple[int, str, str]]
 
@@ -78,7 +78,7 @@ def test_bad_input_ends_in_one_line_and_exit_code_2_before_anything_trains(
     write_corpus(tmp_path / "small.jsonl", documents=5)
     (tmp_path / "broken.jsonl").write_text('{"text": "a"}\n{"text": \n')
     (tmp_path / "empty.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n{"text": " "}\n')
-    monkeypatch.setattr(data.corpora, "require_hub", unreachable)
+    monkeypatch.setattr("quarterhour.data.corpora.require_hub", unreachable)
     code, _, errors = quarterhour(*command.split())
     assert code == 2
     assert message in errors

@@ -10,9 +10,9 @@ from test_published import (
     WRONG_QUOTIENTS,
 )
 
-import analysis.published
-from analysis.contradictions import contradictions, text_claims
-from analysis.published import published_tables
+import quarterhour.analysis.chapters.paper.published
+from quarterhour.analysis.chapters.contradictions import contradictions, text_claims
+from quarterhour.analysis.chapters.paper.published import published_tables
 
 KINDS = {
     "from rounded figures": FROM_ROUNDED_FIGURES,
@@ -49,10 +49,10 @@ def test_what_a_cell_equals_is_named():
 @pytest.fixture
 def studys(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The published files, to be changed by a test."""
-    read = analysis.published._read
+    read = quarterhour.analysis.chapters.paper.published._read
     names = ("published_tables.json", "published_runs.json")
     files = {name: copy.deepcopy(read(name)) for name in names}
-    monkeypatch.setattr(analysis.published, "_read", files.__getitem__)
+    monkeypatch.setattr("quarterhour.analysis.chapters.paper.published._read", files.__getitem__)
     return files
 
 

@@ -8,9 +8,8 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-import data.corpora
-from data.corpora import load_documents
-from data.tokens import DataConfig, prepare_tokens
+from quarterhour.data.corpora import load_documents
+from quarterhour.data.tokens import DataConfig, prepare_tokens
 
 TEXTS = [f"Document {number}\nof several lines, with ü and 日本." for number in range(6)]
 
@@ -77,7 +76,7 @@ def test_the_builtin_corpus_has_the_studys_550_documents_of_similar_length():
 
 def test_the_builtin_corpus_is_collected_once(monkeypatch: pytest.MonkeyPatch):
     documents = load_documents("builtin", 550)
-    monkeypatch.setattr("data.builtin._pieces", lambda: pytest.fail("collected again"))
+    monkeypatch.setattr("quarterhour.data.builtin._pieces", lambda: pytest.fail("collected again"))
     assert load_documents("builtin", 550) == documents
 
 
@@ -178,7 +177,7 @@ def unreachable_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> None:
         raise ConnectionError("nobody answers")
 
-    monkeypatch.setattr(data.corpora, "require_hub", refuse)
+    monkeypatch.setattr("quarterhour.data.corpora.require_hub", refuse)
 
 
 @pytest.fixture
@@ -191,7 +190,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
         return ({"text": text} for text in TEXTS)
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(data.corpora, "require_hub", lambda: None)
+    monkeypatch.setattr("quarterhour.data.corpora.require_hub", lambda: None)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     return calls
 

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from test_runs import COMPLETE, write_experiment, write_trial
 
-from analysis.costs import VIEWS, equal_cost, rank_changes
-from analysis.runs import Run, load_run
+from quarterhour.analysis.chapters.equal_cost import VIEWS, equal_cost, rank_changes
+from quarterhour.analysis.runs import Run, load_run
 
 
 def curve(

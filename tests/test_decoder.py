@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.decoder import Decoder, DecoderConfig, rope_table, rotate
+from quarterhour.model.decoder import Decoder, DecoderConfig, rope_table, rotate
 
 STUDY = {"vocab_size": 49_152, "d_model": 384, "n_heads": 6, "n_layers": 12, "d_ff": 1536}
 SMALL_MODEL = {"vocab_size": 49_152, "d_model": 256, "n_heads": 4, "n_layers": 8, "d_ff": 1024}

@@ -16,10 +16,10 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import (
 from tensorboard.plugins.hparams import metadata
 from tiny import exact_rows, tiny_config, tiny_spec, tiny_tokens, train
 
-from data.tokens import TokenData
-from tune.events import STATUS_NUMBERS, STATUS_TAG, TAGS, record_ending, tag_of
-from tune.ledger import Row, Status, TrialSpec, read_rows
-from tune.recorder import Recorder
+from quarterhour.data.tokens import TokenData
+from quarterhour.tune.ledger import Row, Status, TrialSpec, read_rows
+from quarterhour.tune.training.events import STATUS_NUMBERS, STATUS_TAG, TAGS, record_ending, tag_of
+from quarterhour.tune.training.recorder import Recorder
 
 LAYERS = [f"grad_norm_layer{layer:02d}" for layer in (0, 1, 11)]
 LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
@@ -150,7 +150,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> TokenData:
 def test_a_reader_that_follows_a_resumed_trial_has_each_point_once(
     tokens: TokenData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("tune.trial.CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr("quarterhour.tune.training.trial.CHECKPOINT_SECONDS", -1.0)
     spec = tiny_spec(tmp_path, tokens)
     train(spec, tokens, rows=7)
     follower = PluginEventAccumulator(str(spec.folder))  # TensorBoard's own

@@ -16,11 +16,13 @@ from scipy import stats
 from test_runs import COMPLETE, write_experiment, write_trial
 from test_scaling import run_of
 
-from analysis import figures, search_figures, trust_figures
-from analysis.plots import COLOURS, colours
-from analysis.published import published_rows
-from analysis.runs import Run, load_run
-from analysis.search import search_results, seed_comparison
+from quarterhour.analysis.chapters import trust_figures
+from quarterhour.analysis.chapters.paper import figures
+from quarterhour.analysis.chapters.paper.published import published_rows
+from quarterhour.analysis.chapters.search import figures as search_figures
+from quarterhour.analysis.chapters.search.results import search_results, seed_comparison
+from quarterhour.analysis.plots import COLOURS, colours
+from quarterhour.analysis.runs import Run, load_run
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import golden
 import pytest
 import torch
 
-from tune.golden import build_trainer
+from quarterhour.tune.training.golden import build_trainer, golden_cases
 
-FILE = Path(__file__).parent / "golden.json"
+FILE = Path(__file__).parents[1] / "tune/training/golden.json"
 
 
 def test_training_gives_the_golden_figures():
@@ -18,7 +18,7 @@ def test_training_gives_the_golden_figures():
 
 
 def test_losses_in_bf16_are_the_golden_ones_within_its_rounding():
-    for case in json.loads(FILE.read_text()):
+    for case in golden_cases():
         trainer, batches = build_trainer(case["config"], torch.device("cpu"))
         trainer.config = replace(trainer.config, precision="bf16")
         losses = [float(trainer.train_step(batch)[0]) for batch in batches]
@@ -28,7 +28,7 @@ def test_losses_in_bf16_are_the_golden_ones_within_its_rounding():
 
 
 def test_a_wrong_figure_ends_with_exit_code_1(tmp_path: Path):
-    case = json.loads(FILE.read_text())[0]
+    case = golden_cases()[0]
     case["train_loss"][3] *= 1.01
     wrong = tmp_path / "wrong.json"
     wrong.write_text(json.dumps([case]))

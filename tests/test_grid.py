@@ -12,15 +12,15 @@ import pytest
 from rich.console import Console
 from tiny import exact_rows, tiny_spec, tiny_tokens, train, write_corpus
 
-import tune.resources
-from analysis.runs import load_run
-from data.tokens import TokenData
-from search_spaces.reference import SIX
-from tune.grid import run_trials
-from tune.ledger import Status, TrialSpec, read_rows
-from tune.memory import ACCURACY, peak_bytes
-from tune.progress import TrialsProgress
-from tune.resources import Resources
+import quarterhour.tune.places
+from quarterhour.analysis.runs import load_run
+from quarterhour.data.tokens import TokenData
+from quarterhour.search_spaces.reference import SIX
+from quarterhour.tune.cluster.grid import run_trials
+from quarterhour.tune.ledger import Status, TrialSpec, read_rows
+from quarterhour.tune.places import Resources
+from quarterhour.tune.progress import TrialsProgress
+from quarterhour.tune.training.memory import ACCURACY, peak_bytes
 
 TWO_AT_ONCE = Resources(device="cpu", cpus=2, gpus=0, cpus_per_trial=1, gpus_per_trial=0)
 QUARTERS_OF_A_GPU = Resources(device="cpu", cpus=2, gpus=1, cpus_per_trial=0.5, gpus_per_trial=0.25)
@@ -155,8 +155,8 @@ def test_trials_are_packed_by_their_own_needs(
     tokens: TokenData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     needed = {0: 1.7e9, 1: 0.3e9, 2: 0.3e9, 3: 2.1e9}  # of 2 GB
-    monkeypatch.setattr(tune.resources, "device_memory_bytes", lambda _: 2_000_000_000)
-    monkeypatch.setattr(tune.resources, "peak_bytes", lambda config, _: needed[config.seed])
+    monkeypatch.setattr("quarterhour.tune.places.device_memory_bytes", lambda _: 2_000_000_000)
+    monkeypatch.setattr("quarterhour.tune.places.peak_bytes", lambda config, _: needed[config.seed])
     specs = [tiny_spec(tmp_path, tokens, seed=seed) for seed in needed]
     packed = replace(QUARTERS_OF_A_GPU, gpus_per_trial=0.05, cpus_per_trial=0.1, by_memory=True)
     run(specs, tokens, packed)

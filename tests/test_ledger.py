@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny import tiny_config
 
-from tune.ledger import (
+from quarterhour.tune.ledger import (
     METRICS,
     Result,
     Status,

@@ -8,8 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import model.loss
-from model.loss import BLOCK_ROWS, CALIBRATION_BINS, mean_cross_entropy, token_loss, token_metrics
+import quarterhour.model.loss
+from quarterhour.model.loss import (
+    BLOCK_ROWS,
+    CALIBRATION_BINS,
+    mean_cross_entropy,
+    token_loss,
+    token_metrics,
+)
 
 VOCAB, WIDTH = 37, 12
 COUNTS = [1, BLOCK_ROWS - 1, BLOCK_ROWS, BLOCK_ROWS + 1, 2 * BLOCK_ROWS, 3 * BLOCK_ROWS + 100]
@@ -141,7 +147,7 @@ def metrics_by_definition(logits_NV: Tensor, targets_N: Tensor) -> dict[str, flo
 def test_token_metrics_are_their_definitions_in_blocks_of_any_size(
     elements: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(model.loss, "METRIC_ELEMENTS", elements)
+    monkeypatch.setattr("quarterhour.model.loss.METRIC_ELEMENTS", elements)
     hidden_ND, embedding_VD, targets_N = inputs(100)
     targets_N[:30] = (hidden_ND @ embedding_VD.T).argmax(1)[:30]
     measured, _ = token_metrics(hidden_ND, embedding_VD, targets_N)
@@ -183,7 +189,7 @@ def test_autocast_rounds_logits_and_nothing_after_them(dtype: torch.dtype):
 def test_calibration_bins_count_tokens_by_confidence(
     elements: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(model.loss, "METRIC_ELEMENTS", elements)
+    monkeypatch.setattr("quarterhour.model.loss.METRIC_ELEMENTS", elements)
     hidden_ND, embedding_VD, targets_N = inputs(300)
     targets_N[:90] = (hidden_ND @ embedding_VD.T).argmax(1)[:90]
     metrics, bins_3K = token_metrics(hidden_ND, embedding_VD, targets_N)
@@ -215,7 +221,7 @@ def test_no_tensor_is_tokens_by_vocabulary(measure: Any):
         result = measure(hidden_ND, embedding_VD, targets_N)
         if measure is mean_cross_entropy:
             result.backward()
-    assert largest.elements <= max(BLOCK_ROWS * vocab, model.loss.METRIC_ELEMENTS)
+    assert largest.elements <= max(BLOCK_ROWS * vocab, quarterhour.model.loss.METRIC_ELEMENTS)
     assert largest.elements < count * vocab / 1.9
     with LargestTensor() as largest_of_all:
         hidden_ND @ embedding_VD.T

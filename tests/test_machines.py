@@ -14,13 +14,13 @@ import pytest
 from rich.console import Console
 from tiny import exact_rows, tiny_spec, tiny_tokens, train, write_corpus
 
-from search_spaces.profiles import QUICK
-from tune.cluster import join
-from tune.grid import run_trials
-from tune.ledger import Status, TrialSpec, read_rows
-from tune.machines import SHARED, check_alike, find_cluster
-from tune.progress import TrialsProgress
-from tune.resources import Cluster, plan_resources
+from quarterhour.search_spaces.profiles import QUICK
+from quarterhour.tune.cluster.fit import join
+from quarterhour.tune.cluster.grid import run_trials
+from quarterhour.tune.cluster.machines import SHARED, check_alike, find_cluster
+from quarterhour.tune.ledger import Status, TrialSpec, read_rows
+from quarterhour.tune.places import Cluster, plan_resources
+from quarterhour.tune.progress import TrialsProgress
 
 BIN = Path(sys.executable).parent
 FACTS = {"CPUs": 8.0, "GPUs": 1.0, "graphics cards": ["T4"], "torch": "2.13.0", SHARED: True}

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from search_spaces.point import TrialConfig
-from search_spaces.profiles import PAPER, QUICK
-from tune.memory import live_bytes
-from tune.trainer import Trainer
+from quarterhour.search_spaces.point import TrialConfig
+from quarterhour.search_spaces.profiles import PAPER, QUICK
+from quarterhour.tune.training.memory import live_bytes
+from quarterhour.tune.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 

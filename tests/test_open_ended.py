@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FixedTrial
 
-from search_spaces.open_ended import SCHEDULES, load_space, locate, open_ended
-from search_spaces.profiles import PAPER, PROFILES, QUICK, Profile
-from search_spaces.reference import PROTOCOLS, SIX, reference_configurations
+from quarterhour.search_spaces.open_ended import SCHEDULES, load_space, locate, open_ended
+from quarterhour.search_spaces.profiles import PAPER, PROFILES, QUICK, Profile
+from quarterhour.search_spaces.reference import PROTOCOLS, SIX, reference_configurations
 
 LOG = {"optim.learning_rate", "optim.weight_decay", "optim.clip_norm"}
 

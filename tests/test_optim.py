@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.decoder import Decoder, DecoderConfig
-from model.optim import OptimConfig, build_optimizer
+from quarterhour.model.decoder import Decoder, DecoderConfig
+from quarterhour.model.optim import OptimConfig, build_optimizer
 
 RATES = st.floats(1e-6, 10)
 FRACTIONS = st.floats(0, 1)

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import search_spaces.point
-from search_spaces.point import BudgetConfig, TrialConfig, parse_assignment
-from search_spaces.profiles import PAPER, QUICK
+from quarterhour.search_spaces.point import BudgetConfig, TrialConfig, parse_assignment
+from quarterhour.search_spaces.profiles import PAPER, QUICK
 
 BASE = QUICK.baseline
 
@@ -133,7 +132,7 @@ def test_equal_configurations_have_equal_keys():
 
 def test_the_key_follows_the_version_of_the_numerics(monkeypatch: pytest.MonkeyPatch):
     key = BASE.key("data")
-    monkeypatch.setattr(search_spaces.point, "NUMERICS_VERSION", -1)
+    monkeypatch.setattr("quarterhour.search_spaces.point.NUMERICS_VERSION", -1)
     assert BASE.key("data") != key
 
 

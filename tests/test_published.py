@@ -6,10 +6,14 @@ import pandas as pd
 import pytest
 from test_runs import COMPLETE, write_experiment, write_trial
 
-from analysis.comparison import COLUMNS
-from analysis.published import differences, published_summary, published_tables
-from analysis.runs import load_run
-from analysis.tables import TABLES, mean_over_seeds, summarise
+from quarterhour.analysis.chapters.paper.comparison import COLUMNS
+from quarterhour.analysis.chapters.paper.published import (
+    differences,
+    published_summary,
+    published_tables,
+)
+from quarterhour.analysis.chapters.paper.tables import TABLES, mean_over_seeds, summarise
+from quarterhour.analysis.runs import load_run
 
 # Cells of the paper that its own recorded data do not give, by what went wrong in the paper.
 FROM_ROUNDED_FIGURES = [

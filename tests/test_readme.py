@@ -8,17 +8,17 @@ import pytest
 import torch
 from tiny import write_corpus
 
-import data.tokens
-import tune.doctor
-import tune.grid
-import tune.machines
-import tune.searcher
-import tune.tensorboard
-import tune.trial
-from tune.cli import main
-from tune.experiment import build_experiment
-from tune.resources import Cluster, plan_resources
-from tune.search import build_search
+import quarterhour.data.tokens
+import quarterhour.tune.cluster.grid
+import quarterhour.tune.cluster.machines
+import quarterhour.tune.cluster.searcher
+import quarterhour.tune.commands.doctor
+import quarterhour.tune.commands.tensorboard
+import quarterhour.tune.training.trial
+from quarterhour.tune.cli import main
+from quarterhour.tune.experiment import build_experiment
+from quarterhour.tune.places import Cluster, plan_resources
+from quarterhour.tune.search.settings import build_search
 
 CLUSTER = Cluster(
     address="auto",
@@ -76,16 +76,16 @@ def test_every_command_of_the_readme_comes_to_the_point_where_training_begins(
     capsys: pytest.CaptureFixture[str],
 ):
     write_corpus(tmp_path / "corpus.jsonl", documents=550)
-    tokenizer = data.tokens.load_tokenizer("builtin")
+    tokenizer = quarterhour.data.tokens.load_tokenizer("builtin")
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", shlex.split(command))
-    monkeypatch.setattr(tune.grid, "run_trials", training_begins)
-    monkeypatch.setattr(tune.trial.Trial, "rows", training_begins)
-    monkeypatch.setattr(tune.tensorboard, "serve", training_begins)
-    monkeypatch.setattr(tune.searcher, "fit", training_begins)
-    monkeypatch.setattr(tune.doctor, "run_checks", training_begins)
-    monkeypatch.setattr(tune.machines, "find_cluster", lambda *_: CLUSTER)
+    monkeypatch.setattr("quarterhour.tune.cluster.grid.run_trials", training_begins)
+    monkeypatch.setattr("quarterhour.tune.training.trial.Trial.rows", training_begins)
+    monkeypatch.setattr("quarterhour.tune.commands.tensorboard.serve", training_begins)
+    monkeypatch.setattr("quarterhour.tune.cluster.searcher.fit", training_begins)
+    monkeypatch.setattr("quarterhour.tune.commands.doctor.run_checks", training_begins)
+    monkeypatch.setattr("quarterhour.tune.cluster.machines.find_cluster", lambda *_: CLUSTER)
     monkeypatch.setattr(optuna_dashboard, "run_server", training_begins)
     if "runs/" in command:
         begin_runs(Path("runs"))

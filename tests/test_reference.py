@@ -3,12 +3,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from data.batches import Batches
-from data.tokens import TokenData
-from model.decoder import Decoder
-from model.optim import build_optimizer
-from search_spaces.profiles import PAPER, PROFILES, QUICK
-from search_spaces.reference import PROTOCOLS, SIX, reference_configurations
+from quarterhour.data.batches import Batches
+from quarterhour.data.tokens import TokenData
+from quarterhour.model.decoder import Decoder
+from quarterhour.model.optim import build_optimizer
+from quarterhour.search_spaces.profiles import PAPER, PROFILES, QUICK
+from quarterhour.search_spaces.reference import PROTOCOLS, SIX, reference_configurations
 
 TABLE = {
     "baseline": (384, 6, 12, 1536, 8, 3e-4, 512, 40_117_632),

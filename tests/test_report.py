@@ -20,14 +20,14 @@ from screenshots import BROWSER, DRIVER, PICTURES, browsing, opened, take
 from selenium import webdriver
 from test_runs import write_experiment, write_trial
 
-import analysis.report
-from analysis import formats
-from analysis.comparison import Comparison
-from analysis.overview import remarks
-from analysis.registry import COMMON_SECTIONS, RUN_SECTIONS, Section
-from analysis.report import write_report
-from analysis.runs import Run, load_run
-from tune.cli import main
+import quarterhour.analysis.report
+from quarterhour.analysis import formats
+from quarterhour.analysis.chapters.paper.comparison import Comparison
+from quarterhour.analysis.chapters.run import remarks
+from quarterhour.analysis.contents import COMMON_SECTIONS, RUN_SECTIONS, Section
+from quarterhour.analysis.report import write_report
+from quarterhour.analysis.runs import Run, load_run
+from quarterhour.tune.cli import main
 
 LATEX = shutil.which("pdflatex") or shutil.which("tectonic")
 
@@ -72,7 +72,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     runs = [write_grid(folder / "six", seeds=2), write_search(folder / "wide", 12, fresh=True)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(analysis.report, "PNG_DPI", 30)
+        patch.setattr("quarterhour.analysis.report.PNG_DPI", 30)
         write_report([load_run(run) for run in runs], folder / "report")
     return folder / "report"
 
@@ -104,8 +104,8 @@ def test_another_table_is_a_function_and_a_line(tmp_path: Path, monkeypatch: pyt
         return run.trials[["configuration", "model.d_model"]]
 
     section = Section(name="mine", title="Mine", tables={"widths": ("Widths", widths)})
-    monkeypatch.setattr(analysis.report, "RUN_SECTIONS", [section])
-    monkeypatch.setattr(analysis.report, "COMMON_SECTIONS", [])
+    monkeypatch.setattr("quarterhour.analysis.report.RUN_SECTIONS", [section])
+    monkeypatch.setattr("quarterhour.analysis.report.COMMON_SECTIONS", [])
     write_report([load_run(one_trial(tmp_path / "run"))], made := tmp_path / "report")
     assert (made / "tables/widths.csv").read_text() == "configuration,model.d_model\nbaseline,384\n"
     page = Page((made / "report.html").read_text(encoding="utf-8"))
@@ -128,7 +128,7 @@ def test_every_table_has_three_files_and_every_figure_two(report: Path):
     figures = {path.stem for path in (report / "figures/wide").glob("*.svg")}
     assert {"history", "importances", "slices", "parallel", "learning_curves"} <= figures
     assert {path.stem for path in (report / "figures/wide").glob("*.png")} == figures
-    assert {path.name for path in report.iterdir()} == analysis.report.CONTENTS
+    assert {path.name for path in report.iterdir()} == quarterhour.analysis.report.CONTENTS
 
 
 def test_csv_holds_the_figures_unrounded(report: Path):
@@ -265,7 +265,9 @@ def test_the_command_replaces_an_earlier_report(
     (run / "report/tables/old.csv").touch()
     assert command(monkeypatch, str(run)) == 0
     assert capsys.readouterr().out == f"report in {run / 'report/report.html'}\n"
-    assert {path.name for path in (run / "report").iterdir()} == analysis.report.CONTENTS
+    assert {
+        path.name for path in (run / "report").iterdir()
+    } == quarterhour.analysis.report.CONTENTS
     assert not (run / "report/tables/old.csv").exists()
     assert not [path.name for path in run.iterdir() if path.name.startswith(".report")]
     assert load_run(run).trials["status"].to_list() == ["RUNNING"]
@@ -279,7 +281,7 @@ def test_a_report_that_cannot_be_written_leaves_the_earlier_one(
     run = one_trial(tmp_path / "run")
     (run / "report").mkdir()
     (run / "report/report.html").write_text("earlier")
-    monkeypatch.setattr(analysis.report, "_page", lambda *_: 1 / 0)
+    monkeypatch.setattr("quarterhour.analysis.report._page", lambda *_: 1 / 0)
     monkeypatch.setattr("sys.argv", ["quarterhour", "report", str(run)])
     with pytest.raises(ZeroDivisionError):
         main()

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tune.resources
-from search_spaces.profiles import PAPER, QUICK
-from tune.memory import ACCURACY, CUDA_CONTEXT_BYTES, peak_bytes
-from tune.resources import Resources, TooLargeError, cap_gpu_memory, plan_resources
-from tune.sharing import SharedDevice
+from quarterhour.search_spaces.profiles import PAPER, QUICK
+from quarterhour.tune.machine import CUDA_CONTEXT_BYTES, cap_gpu_memory
+from quarterhour.tune.places import Resources, TooLargeError, plan_resources
+from quarterhour.tune.training.memory import ACCURACY, peak_bytes
+from quarterhour.tune.training.sharing import SharedDevice
 
 T4_BYTES = 15_828_320_256  # what torch calls the total memory of a Tesla T4
 FOUR_PLACES = Resources(device="cpu", cpus=4, gpus=0, cpus_per_trial=1, gpus_per_trial=0)
@@ -26,7 +26,8 @@ BY_MEMORY = Resources(
 def _t4(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with a GPU, as far as planning sees it."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(tune.resources, "device_memory_bytes", lambda _: T4_BYTES)
+    for module in ("places", "machine"):
+        monkeypatch.setattr(f"quarterhour.tune.{module}.device_memory_bytes", lambda _: T4_BYTES)
 
 
 @pytest.mark.parametrize(
@@ -35,8 +36,8 @@ def _t4(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_trial_on_the_cpu_takes_the_memory_of_as_many_places_as_it_needs(
     needed: float, memory: float, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(tune.resources, "device_memory_bytes", lambda _: 10_000_000_000)
-    monkeypatch.setattr(tune.resources, "peak_bytes", lambda *_: needed)
+    monkeypatch.setattr("quarterhour.tune.places.device_memory_bytes", lambda _: 10_000_000_000)
+    monkeypatch.setattr("quarterhour.tune.places.peak_bytes", lambda *_: needed)
     assert FOUR_PLACES.for_trial(QUICK.baseline) == {"cpu": 1, "gpu": 0, "memory": memory}
 
 
@@ -95,7 +96,7 @@ def test_processes_that_left_or_were_killed_do_not_share_the_device():
     shared = SharedDevice(torch.device("cpu"))
     script = """
 import torch
-from tune.sharing import SharedDevice
+from quarterhour.tune.training.sharing import SharedDevice
 with SharedDevice(torch.device("cpu")).taken():
     print("taken", flush=True)
     input()
@@ -133,7 +134,7 @@ def test_a_gpu_is_told_from_others_and_from_the_cpu(monkeypatch: pytest.MonkeyPa
 def test_the_peak_of_a_trial_is_not_that_of_the_one_before_it_in_the_process():
     script = """
 import torch
-from tune.resources import keep_freed_memory, peak_memory_bytes, reset_peak_memory
+from quarterhour.tune.machine import keep_freed_memory, peak_memory_bytes, reset_peak_memory
 keep_freed_memory()
 cpu = torch.device("cpu")
 reset_peak_memory(cpu)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from analysis.runs import load_run
+from quarterhour.analysis.runs import load_run
 
 BASELINE = {
     "model.vocab_size": 49_152,

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from model.decoder import Decoder, DecoderConfig
-from model.sampling import PROMPTS, continue_tokens
+from quarterhour.model.decoder import Decoder, DecoderConfig
+from quarterhour.model.sampling import PROMPTS, continue_tokens
 
 VOCAB = 30
 

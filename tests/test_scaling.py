@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from test_runs import COMPLETE, write_experiment, write_trial
 
-from analysis.runs import Run, load_run
-from analysis.scaling import AXES, LAW, fits, points
+from quarterhour.analysis.chapters.scaling import AXES, LAW, fits, points
+from quarterhour.analysis.runs import Run, load_run
 
 E, A, ALPHA = 2.0, 400.0, 0.35
 

@@ -12,12 +12,12 @@ from searches import ONE_AT_ONCE
 from test_grid import quarterhour
 from tiny import write_corpus
 
-from analysis.runs import load_run
-from analysis.search import search_results, seed_comparison
-from search_spaces.open_ended import SCHEDULES
-from search_spaces.reference import SIX
-from tune.ledger import read_rows
-from tune.search import build_search
+from quarterhour.analysis.chapters.search.results import search_results, seed_comparison
+from quarterhour.analysis.runs import load_run
+from quarterhour.search_spaces.open_ended import SCHEDULES
+from quarterhour.search_spaces.reference import SIX
+from quarterhour.tune.ledger import read_rows
+from quarterhour.tune.search.settings import build_search
 
 SEARCH = ("search", "--corpus", "tiny.jsonl")
 

@@ -11,14 +11,14 @@ import pytest
 from searches import Driver
 from tiny import write_corpus
 
-import tune.cli
-from analysis.runs import load_run
-from analysis.search import rerun_command
-from tune.cli import main
-from tune.ledger import Status, TrialSpec
-from tune.queue import waiting_points
-from tune.resources import plan_resources
-from tune.search import build_search, read_search
+import quarterhour.tune.cli
+from quarterhour.analysis.chapters.search.results import rerun_command
+from quarterhour.analysis.runs import load_run
+from quarterhour.tune.cli import main
+from quarterhour.tune.ledger import Status, TrialSpec
+from quarterhour.tune.places import plan_resources
+from quarterhour.tune.search.queue import waiting_points
+from quarterhour.tune.search.settings import build_search, read_search
 
 Quarterhour = Callable[..., tuple[int, str, str]]
 
@@ -294,7 +294,9 @@ def test_the_command_of_a_trial_is_that_trial(
     trial.write_result(Status.COMPLETE, {"step": 8})
     command = rerun_command(load_run(folder / "runs/search"), trial.folder)
     shown: list[TrialSpec] = []
-    monkeypatch.setattr(tune.cli, "_print_result", lambda _, spec: shown.append(spec))
+    monkeypatch.setattr(
+        "quarterhour.tune.commands.train._print_result", lambda _, s: shown.append(s)
+    )
     code, output, _ = quarterhour(*shlex.split(command)[1:])
     assert code == 0, output
     assert [spec.folder for spec in shown] == [Path("runs/search-0006/baseline/seed0")]

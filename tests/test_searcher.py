@@ -1,6 +1,7 @@
 import itertools
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,11 @@ from searches import (
     tiny_search,
 )
 
-import tune.resources
-import tune.searcher
-from search_spaces.profiles import QUICK
-from search_spaces.reference import SIX
-from tune.ledger import METRICS, Status, TrialSpec, read_rows
-from tune.queue import add_point, waiting_points
-from tune.study import JOURNAL, STATES
+from quarterhour.search_spaces.profiles import QUICK
+from quarterhour.search_spaces.reference import SIX
+from quarterhour.tune.ledger import METRICS, Status, TrialSpec, read_rows
+from quarterhour.tune.search.queue import add_point, waiting_points
+from quarterhour.tune.search.study import JOURNAL, STATES
 
 ENDINGS = [complete, diverge, run_out_of_memory, die]
 
@@ -318,7 +317,7 @@ def test_hours_are_counted_over_all_starts_and_begin_no_trial_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     now = 1_000.0
-    monkeypatch.setattr("tune.search.time.monotonic", lambda: now)
+    monkeypatch.setattr("quarterhour.tune.search.settings.time.monotonic", lambda: now)
     search = tiny_search(tmp_path)
     driver = Driver(search, hours=1)
     for seconds in (1_500, 1_500):
@@ -382,8 +381,8 @@ def test_a_disk_that_is_nearly_full_begins_no_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     driver = Driver(tiny_search(tmp_path), trials=9).run(at_most=2)
-    usage = tune.searcher.shutil.disk_usage("/")._replace(free=1_000_000)
-    monkeypatch.setattr(tune.searcher.shutil, "disk_usage", lambda _: usage)
+    usage = shutil.disk_usage("/")._replace(free=1_000_000)
+    monkeypatch.setattr("quarterhour.tune.cluster.searcher.shutil.disk_usage", lambda _: usage)
     assert driver.next() is None
     assert "its disk has less than" in str(driver.searcher.stopped_because)
     assert statuses(driver.search) == ["COMPLETE"] * 2
@@ -392,8 +391,10 @@ def test_a_disk_that_is_nearly_full_begins_no_trial(
 @pytest.fixture
 def _little_memory(monkeypatch: pytest.MonkeyPatch):
     """A trial may be as wide as the baseline."""
-    monkeypatch.setattr(tune.resources, "device_memory_bytes", lambda _: 96e9)
-    monkeypatch.setattr(tune.resources, "peak_bytes", lambda config, _: config.model.d_model * 1e9)
+    monkeypatch.setattr("quarterhour.tune.places.device_memory_bytes", lambda _: 96e9)
+    monkeypatch.setattr(
+        "quarterhour.tune.places.peak_bytes", lambda config, _: config.model.d_model * 1e9
+    )
 
 
 @pytest.mark.usefixtures("_little_memory")
@@ -624,7 +625,7 @@ def test_a_point_that_asha_stopped_is_not_trained_again(tmp_path: Path):
 def test_a_search_of_which_nothing_fits_in_memory_ends_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(tune.resources, "device_memory_bytes", lambda _: 1e6)
+    monkeypatch.setattr("quarterhour.tune.places.device_memory_bytes", lambda _: 1e6)
     search = tiny_search(tmp_path)
     driver = Driver(search)
     assert driver.next() is None

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.statistics import (
+from quarterhour.analysis.statistics import (
     mean_interval,
     pairwise_differences,
     pearson,

@@ -7,9 +7,14 @@ import pytest
 from rich.console import Console
 from test_runs import COMPLETE, write_experiment, write_trial
 
-from analysis.comparison import Comparison, beside_published, render, write_csv
-from analysis.runs import load_run
-from analysis.tables import TABLES, mean_over_seeds, summarise
+from quarterhour.analysis.chapters.paper.comparison import (
+    Comparison,
+    beside_published,
+    render,
+    write_csv,
+)
+from quarterhour.analysis.chapters.paper.tables import TABLES, mean_over_seeds, summarise
+from quarterhour.analysis.runs import load_run
 
 STEPS = 8
 LOSSES = np.array([9.0, 8.0, 6.0, 7.0, 5.0, 4.0, 3.5, 3.0])

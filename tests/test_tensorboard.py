@@ -21,10 +21,10 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from tiny import tiny_config, write_corpus
 
-from search_spaces.reference import SIX
-from tune.ledger import Status, TrialSpec, read_rows
-from tune.recorder import Recorder
-from tune.tensorboard import serve
+from quarterhour.search_spaces.reference import SIX
+from quarterhour.tune.commands.tensorboard import serve
+from quarterhour.tune.ledger import Status, TrialSpec, read_rows
+from quarterhour.tune.training.recorder import Recorder
 
 BROWSER = shutil.which("chromium")
 DRIVER = shutil.which("chromedriver")

@@ -6,9 +6,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-import data.tokenizer
-from data.builtin import builtin_documents
-from data.tokenizer import load_tokenizer
+from quarterhour.data.builtin import builtin_documents
+from quarterhour.data.tokenizer import load_tokenizer
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "smollm-tokenizer"
 
@@ -46,12 +45,14 @@ def test_training_twice_gives_the_same_bytes(
 ):
     documents = builtin_documents()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # so that it is trained again
-    monkeypatch.setattr(data.tokenizer, "builtin_documents", lambda: documents)
+    monkeypatch.setattr("quarterhour.data.tokenizer.builtin_documents", lambda: documents)
     assert load_tokenizer("builtin").to_str() == builtin.to_str()
 
 
 def test_the_builtin_tokenizer_is_trained_once(builtin: Tokenizer, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(data.tokenizer, "_train_bpe", lambda _: pytest.fail("trained again"))
+    monkeypatch.setattr(
+        "quarterhour.data.tokenizer._train_bpe", lambda _: pytest.fail("trained again")
+    )
     assert load_tokenizer("builtin").to_str() == builtin.to_str()
 
 
@@ -87,7 +88,7 @@ def unreachable_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> None:
         raise ConnectionError("nobody answers")
 
-    monkeypatch.setattr(data.tokenizer, "require_hub", refuse)
+    monkeypatch.setattr("quarterhour.data.tokenizer.require_hub", refuse)
 
 
 def test_a_folder_is_read_without_the_hub(

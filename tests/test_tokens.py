@@ -11,9 +11,9 @@ from tiny import write_corpus
 from tokenizers import Tokenizer, models
 from tokenizers.processors import TemplateProcessing
 
-import data.tokens
-from data.tokenizer import load_tokenizer
-from data.tokens import DataConfig, TokenData, prepare_tokens
+import quarterhour.data.tokens
+from quarterhour.data.tokenizer import load_tokenizer
+from quarterhour.data.tokens import DataConfig, TokenData, prepare_tokens
 
 
 def config(corpus: Path, **counts: int) -> DataConfig:
@@ -22,14 +22,14 @@ def config(corpus: Path, **counts: int) -> DataConfig:
 
 def prepare_in_a_process(corpus: str, log: str, start: Barrier) -> None:
     """Leaves one line in `log` if this process had to tokenize."""
-    tokenize = data.tokens._tokenize
+    tokenize = quarterhour.data.tokens._tokenize
 
     def logged(*arguments: object) -> None:
         with open(log, "a") as file:
             file.write(f"{os.getpid()}\n")
         tokenize(*arguments)  # pyright: ignore
 
-    data.tokens._tokenize = logged  # pyright: ignore
+    quarterhour.data.tokens._tokenize = logged  # pyright: ignore
     start.wait(60)
     prepare_tokens(config(Path(corpus)))
 
@@ -45,7 +45,9 @@ def test_the_builtin_corpus_has_the_size_of_the_references(tokens: TokenData):
 def test_tokens_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     corpus = write_corpus(tmp_path / "once.jsonl", documents=23)
     first = prepare_tokens(config(corpus))
-    monkeypatch.setattr(data.tokens, "_tokenize", lambda *_: pytest.fail("tokenized again"))
+    monkeypatch.setattr(
+        "quarterhour.data.tokens._tokenize", lambda *_: pytest.fail("tokenized again")
+    )
     second = prepare_tokens(config(corpus))
     assert first.folder == second.folder
     assert (first.train == second.train).all()
@@ -194,7 +196,7 @@ def test_a_preparation_that_breaks_off_leaves_nothing_behind(
     folders = prepare_tokens(config(corpus, train_documents=10, heldout_documents=1)).folder.parent
     before = sorted(folder for folder in folders.iterdir() if folder.is_dir())
     with monkeypatch.context() as patch:
-        patch.setattr(data.tokens, "write_text", fail)
+        patch.setattr("quarterhour.data.tokens.write_text", fail)
         with pytest.raises(OSError, match="disk full"):
             prepare_tokens(config(corpus))
     assert sorted(folder for folder in folders.iterdir() if folder.is_dir()) == before

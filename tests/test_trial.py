@@ -17,12 +17,11 @@ import torch
 from tiny import exact_rows, tiny_config, tiny_spec, tiny_tokens, train, write_spec
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import tune.trial
-from data.tokens import TokenData
-from model.sampling import PROMPTS
-from tune.ledger import Status, read_rows
-from tune.trainer import Trainer
-from tune.trial import Trial
+from quarterhour.data.tokens import TokenData
+from quarterhour.model.sampling import PROMPTS
+from quarterhour.tune.ledger import Status, read_rows
+from quarterhour.tune.training.trainer import Trainer
+from quarterhour.tune.training.trial import Trial
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +39,7 @@ def finished(tokens: TokenData, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture
 def _checkpoint_every_row(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(tune.trial, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr("quarterhour.tune.training.trial.CHECKPOINT_SECONDS", -1.0)
 
 
 def test_windows_tile_the_run_and_evaluations_are_where_the_reference_has_them(finished: Path):

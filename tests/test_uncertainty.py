@@ -6,9 +6,9 @@ import pytest
 from study_run import write_study_run
 from test_runs import COMPLETE, write_experiment, write_trial
 
-from analysis.memorisation import gap_over_time, memorisation
-from analysis.runs import load_run
-from analysis.uncertainty import pairwise, seed_intervals
+from quarterhour.analysis.chapters.memorisation import gap_over_time, memorisation
+from quarterhour.analysis.chapters.seeds import pairwise, seed_intervals
+from quarterhour.analysis.runs import load_run
 
 LAST = {"tokens": 1, "epochs": 3.0, "heldout_bits_per_byte": 2.0}
 

@@ -16,16 +16,16 @@ from test_published import (
 )
 from test_runs import COMPLETE, write_experiment, write_trial
 
-from analysis.published import COLUMN_REASONS
-from analysis.runs import load_run
-from analysis.tables import summarise
-from analysis.verify import (
+from quarterhour.analysis.chapters.paper.published import COLUMN_REASONS
+from quarterhour.analysis.chapters.paper.tables import summarise
+from quarterhour.analysis.chapters.verify import (
     judge_cells,
     render_cells,
     render_orderings,
     verify_cells,
     verify_orderings,
 )
+from quarterhour.analysis.runs import load_run
 
 NOISY = [*MEASURES, "train_loss_last"]
 SPREAD = 0.01

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from data.batches import BatchConfig
-from data.tokens import DataConfig, TokenData, prepare_tokens
-from model.decoder import DecoderConfig
-from model.optim import OptimConfig
-from search_spaces.point import BudgetConfig, TrialConfig
-from tune.ledger import Row, TrialSpec, read_rows
-from tune.trial import Trial
+from quarterhour.data.batches import BatchConfig
+from quarterhour.data.tokens import DataConfig, TokenData, prepare_tokens
+from quarterhour.model.decoder import DecoderConfig
+from quarterhour.model.optim import OptimConfig
+from quarterhour.search_spaces.point import BudgetConfig, TrialConfig
+from quarterhour.tune.ledger import Row, TrialSpec, read_rows
+from quarterhour.tune.training.trial import Trial
 
 CLOCK_AND_MACHINE = {
     "seconds", "step_seconds", "step_seconds_std", "tokens_per_second", "eval_seconds",

@@ -1,4 +1,5 @@
-"""Trials, and Ray Tune running them: the training loop, the grid, the ledger, the command line.
+"""Trials and searches: how they are asked for, run under Ray Tune, and kept in run folders.
 
-`trial` knows nothing of Ray; only `cli` sees the analysis.
+Each room here imports only from those below it: commands, cluster, search, experiment, places and
+progress, training, ledger, machine, run_folder. Nothing of the model, and no table of results.
 """

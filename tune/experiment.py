@@ -16,14 +16,15 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from data.batches import Batches
-from data.files import write_text
-from data.tokens import TokenData, prepare_tokens
-from search_spaces.point import NUMERICS_VERSION, TrialConfig
-from search_spaces.profiles import PROFILES, Profile
-from search_spaces.reference import reference_configurations
-from tune.ledger import EXPERIMENT, TrialSpec
-from tune.resources import Resources, best_precision, describe_hardware
+from quarterhour.data.batches import Batches
+from quarterhour.data.files import write_text
+from quarterhour.data.tokens import TokenData, prepare_tokens
+from quarterhour.search_spaces.point import NUMERICS_VERSION, TrialConfig
+from quarterhour.search_spaces.profiles import PROFILES, Profile
+from quarterhour.search_spaces.reference import reference_configurations
+from quarterhour.tune.ledger import EXPERIMENT, TrialSpec
+from quarterhour.tune.machine import best_precision, describe_hardware
+from quarterhour.tune.places import Resources
 
 PACKAGES = (
     "quarterhour",

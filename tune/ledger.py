@@ -16,8 +16,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from data.files import write_folder, write_text
-from search_spaces.point import TrialConfig
+from quarterhour.data.files import write_folder, write_text
+from quarterhour.search_spaces.point import TrialConfig
 
 Row = dict[str, Any]
 

@@ -13,7 +13,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from tune.ledger import Result, Row, Status, TrialSpec
+from quarterhour.tune.ledger import Result, Row, Status, TrialSpec
 
 
 class RowDisplay(Protocol):

@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from search_spaces.point import TrialConfig
-from search_spaces.profiles import PAPER
-from tune.memory import PROCESS_BYTES, peak_bytes
-from tune.resources import best_precision, peak_memory_bytes, reset_peak_memory
-from tune.trainer import Trainer
+from quarterhour.search_spaces.point import TrialConfig
+from quarterhour.search_spaces.profiles import PAPER
+from quarterhour.tune.machine import best_precision, peak_memory_bytes, reset_peak_memory
+from quarterhour.tune.training.memory import PROCESS_BYTES, peak_bytes
+from quarterhour.tune.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 FACTORS = (1, 2, 4)

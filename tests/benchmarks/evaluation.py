@@ -19,13 +19,13 @@ from unittest.mock import patch
 
 import torch
 
-from data.tokens import TokenData, prepare_tokens
-from search_spaces.point import TrialConfig
-from search_spaces.profiles import PROFILES, QUICK
-from tune.ledger import TrialSpec
-from tune.resources import best_precision, keep_freed_memory
-from tune.trainer import Trainer
-from tune.trial import Trial
+from quarterhour.data.tokens import TokenData, prepare_tokens
+from quarterhour.search_spaces.point import TrialConfig
+from quarterhour.search_spaces.profiles import PROFILES, QUICK
+from quarterhour.tune.ledger import TrialSpec
+from quarterhour.tune.machine import best_precision, keep_freed_memory
+from quarterhour.tune.training.trainer import Trainer
+from quarterhour.tune.training.trial import Trial
 
 REPEATS = 3
 

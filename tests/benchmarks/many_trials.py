@@ -20,11 +20,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from model.sampling import PROMPTS
-from search_spaces.profiles import PAPER
-from tune.events import COMPARED, TAGS
-from tune.ledger import Status, TrialSpec
-from tune.recorder import Recorder
+from quarterhour.model.sampling import PROMPTS
+from quarterhour.search_spaces.profiles import PAPER
+from quarterhour.tune.ledger import Status, TrialSpec
+from quarterhour.tune.training.events import COMPARED, TAGS
+from quarterhour.tune.training.recorder import Recorder
 
 
 def write_trial(folder: Path, seed: int) -> int:

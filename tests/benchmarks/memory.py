@@ -21,12 +21,17 @@ from itertools import islice
 import optuna
 import torch
 
-from search_spaces.open_ended import open_ended
-from search_spaces.point import Precision, TrialConfig
-from search_spaces.profiles import PAPER, QUICK, Profile
-from tune.memory import ACCURACY, PROCESS_BYTES, peak_bytes
-from tune.resources import best_precision, keep_freed_memory, peak_memory_bytes, reset_peak_memory
-from tune.trainer import Trainer
+from quarterhour.search_spaces.open_ended import open_ended
+from quarterhour.search_spaces.point import Precision, TrialConfig
+from quarterhour.search_spaces.profiles import PAPER, QUICK, Profile
+from quarterhour.tune.machine import (
+    best_precision,
+    keep_freed_memory,
+    peak_memory_bytes,
+    reset_peak_memory,
+)
+from quarterhour.tune.training.memory import ACCURACY, PROCESS_BYTES, peak_bytes
+from quarterhour.tune.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 SEED = 3

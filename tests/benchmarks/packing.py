@@ -18,9 +18,10 @@ from typing import Any
 
 import torch
 
-from search_spaces.profiles import QUICK
-from tune.resources import best_precision, keep_freed_memory, plan_resources
-from tune.trainer import Trainer
+from quarterhour.search_spaces.profiles import QUICK
+from quarterhour.tune.machine import best_precision, keep_freed_memory
+from quarterhour.tune.places import plan_resources
+from quarterhour.tune.training.trainer import Trainer
 
 ROUNDS = 3
 WARM_UP_STEPS = 5

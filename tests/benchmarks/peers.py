@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from model.decoder import DecoderConfig
-from model.optim import OptimConfig, build_optimizer
+from quarterhour.model.decoder import DecoderConfig
+from quarterhour.model.optim import OptimConfig, build_optimizer
 
 
 class PlainLayer(nn.Module):

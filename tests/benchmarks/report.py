@@ -15,7 +15,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 from made_up import write_search
 
-from analysis.runs import load_run
+from quarterhour.analysis.runs import load_run
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
         print(f"{len(run.trials)} trials, {len(run.rows):,} rows")
         print(f"read in {time.process_time() - begin:.1f} s")
         begin = time.process_time()
-        from analysis.report import PAGE, write_report
+        from quarterhour.analysis.report import PAGE, write_report
 
         write_report([run], Path(folder) / "report")
         size = (Path(folder) / "report" / PAGE).stat().st_size

@@ -22,14 +22,14 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from search_spaces.open_ended import open_ended
-from search_spaces.profiles import QUICK
-from tune.experiment import Experiment
-from tune.ledger import TrialSpec, open_trials, read_rows
-from tune.progress import SearchProgress
-from tune.resources import Resources
-from tune.search import Search, build_search
-from tune.trial import Trial
+from quarterhour.search_spaces.open_ended import open_ended
+from quarterhour.search_spaces.profiles import QUICK
+from quarterhour.tune.experiment import Experiment
+from quarterhour.tune.ledger import TrialSpec, open_trials, read_rows
+from quarterhour.tune.places import Resources
+from quarterhour.tune.progress import SearchProgress
+from quarterhour.tune.search.settings import Search, build_search
+from quarterhour.tune.training.trial import Trial
 
 ONE_CORE = Resources(device="cpu", cpus=1, gpus=0, cpus_per_trial=1, gpus_per_trial=0)
 METHODS = {
@@ -61,7 +61,7 @@ def train_six(folder: Path, tokens: str) -> None:
 
 
 def search_ours(folder: Path, tokens: str, seed: int) -> list[TrialSpec]:
-    from tune.searcher import Limits, run_search
+    from quarterhour.tune.cluster.searcher import Limits, run_search
 
     experiment, search = build(folder / f"ours{seed}", tokens, seed)
     limits = Limits(trials=6 + 2 * WHOLE_TRIALS, hours=None)
@@ -91,7 +91,7 @@ def search_plain(folder: Path, tokens: str, seed: int) -> list[TrialSpec]:
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
-    from tune.cluster import connected
+    from quarterhour.tune.cluster.fit import connected
 
     experiment, search = build(folder / f"plain{seed}", tokens, seed)
     experiment.folder.mkdir(parents=True, exist_ok=True)

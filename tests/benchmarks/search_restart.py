@@ -21,7 +21,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from searches import Driver, append_row, complete, planned_rows, tiny_search
 
-from tune.resources import peak_memory_bytes
+from quarterhour.tune.machine import peak_memory_bytes
 
 ROWS = (12, 100)
 

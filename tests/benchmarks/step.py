@@ -29,13 +29,18 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model.decoder import DecoderConfig
-from model.loss import BLOCK_ENTRIES, BLOCK_ROWS
-from search_spaces.point import TrialConfig
-from search_spaces.profiles import PAPER
-from search_spaces.reference import reference_configurations
-from tune.resources import best_precision, keep_freed_memory, peak_memory_bytes, reset_peak_memory
-from tune.trainer import AUTOCAST_DTYPES, Trainer
+from quarterhour.model.decoder import DecoderConfig
+from quarterhour.model.loss import BLOCK_ENTRIES, BLOCK_ROWS
+from quarterhour.search_spaces.point import TrialConfig
+from quarterhour.search_spaces.profiles import PAPER
+from quarterhour.search_spaces.reference import reference_configurations
+from quarterhour.tune.machine import (
+    best_precision,
+    keep_freed_memory,
+    peak_memory_bytes,
+    reset_peak_memory,
+)
+from quarterhour.tune.training.trainer import AUTOCAST_DTYPES, Trainer
 
 CPU = torch.device("cpu")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4

@@ -27,15 +27,16 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, random_split
 
-from data.corpora import load_documents
-from data.tokens import TokenData
-from search_spaces.point import TrialConfig
-from search_spaces.profiles import PAPER
-from tune.experiment import Experiment, build_experiment
-from tune.grid import run_trials
-from tune.ledger import CONFIG, RESULT, open_trials, read_rows
-from tune.progress import TrialsProgress
-from tune.resources import best_precision, plan_resources
+from quarterhour.data.corpora import load_documents
+from quarterhour.data.tokens import TokenData
+from quarterhour.search_spaces.point import TrialConfig
+from quarterhour.search_spaces.profiles import PAPER
+from quarterhour.tune.cluster.grid import run_trials
+from quarterhour.tune.experiment import Experiment, build_experiment
+from quarterhour.tune.ledger import CONFIG, RESULT, open_trials, read_rows
+from quarterhour.tune.machine import best_precision
+from quarterhour.tune.places import plan_resources
+from quarterhour.tune.progress import TrialsProgress
 
 DOCUMENTS = 550  # of 2,000 steps: 500 to train on and 50 held out
 LEAST_DOCUMENTS = 11  # of which one is held out

@@ -1,0 +1,114 @@
+"""The configurations at equal cost: equal steps, tokens, FLOPs or seconds on the device."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from quarterhour.analysis.chapters.paper.tables import final_rows
+from quarterhour.analysis.runs import Run
+from quarterhour.analysis.statistics import mean_interval
+
+VIEWS = {"steps": "step", "tokens": "tokens", "flops": "flops", "device-seconds": "seconds"}
+"""The kinds of cost, and the column of a row that counts each since the trial's start."""
+
+_LOSSES = ["heldout_loss", "train_loss"]
+_ROW = [*VIEWS.values(), "trials_on_device", *_LOSSES]
+_COLUMNS = [
+    *("view", "cost", "configuration", "n", "heldout_loss", "low", "high", "train_loss"),
+    *("interpolated", "steps", "shared", "trials_on_device", "rank"),
+]
+
+_Trial = dict[str, np.ndarray]  # a trial's rows, by column
+
+
+def equal_cost(run: Run) -> pd.DataFrame:
+    """By `view` and `configuration`, the best of each view first: losses at the same `cost`.
+
+    `cost` is the largest that all complete trials reach. `heldout_loss` (with `low` and `high`,
+    95 % over `n` seeds) and `train_loss` (of the window that ends there) are those of the last row
+    where every seed ends there, to a step; else they are `interpolated` on the curves, linearly in
+    the logarithm of the cost, and the schedule was made for another length. `rank` is by held-out
+    loss, beside it the `rank_at_equal_steps` among the same configurations. Seconds on a device
+    that several trials `shared` have no rank and set no cost. `remark` says this in words.
+    """
+    trials = _complete_trials(run)
+    rows = [row for view in VIEWS for row in _view(view, trials)]
+    table = pd.DataFrame(rows, columns=_COLUMNS)
+    at_steps = table.loc[table["view"] == "steps"].set_index("configuration")["rank"]
+    among = table["configuration"].map(at_steps).where(table["rank"].notna())
+    table["rank_at_equal_steps"] = among.groupby(table["view"]).rank()
+    return table.assign(remark=[_remark(row) for row in table.to_dict("records")])
+
+
+def rank_changes(run: Run) -> pd.DataFrame:
+    """Ranks by view, one row a configuration, in the order at equal steps; `changes` says whether
+    any view ranks it otherwise."""
+    table = equal_cost(run)
+    ranks = table.pivot(index="configuration", columns="view", values="rank")
+    ranks = ranks.reindex(columns=list(VIEWS)).rename_axis(columns=None)
+    moved = table["rank"].notna() & (table["rank"] != table["rank_at_equal_steps"])
+    ranks = ranks.assign(changes=moved.groupby(table["configuration"]).any())
+    return ranks.sort_values(["steps"], kind="stable").reset_index()
+
+
+def _complete_trials(run: Run) -> dict[str, list[_Trial]]:
+    """The trials that ended with a held-out loss, by configuration."""
+    final = final_rows(run, ["heldout_loss"]).dropna(subset=["heldout_loss"])
+    keys = set(zip(final["configuration"], final["seed"], strict=True))
+    rows = run.rows.reindex(columns=["configuration", "seed", *_ROW])
+    trials: dict[str, list[_Trial]] = {}
+    for key, trial in rows.groupby(["configuration", "seed"], sort=False):
+        if key in keys:
+            values = trial.loc[:, _ROW].to_numpy(float).T
+            name = str(trial["configuration"].iat[0])
+            trials.setdefault(name, []).append(dict(zip(_ROW, values, strict=True)))
+    return trials
+
+
+def _view(view: str, trials: dict[str, list[_Trial]]) -> list[dict[str, Any]]:
+    """The configurations at the largest cost of this kind that all of them reach, best first."""
+    column = VIEWS[view]
+    sharing = {name: _most(seeds, "trials_on_device") for name, seeds in trials.items()}
+    shared = {name: view == "device-seconds" and n > 1 for name, n in sharing.items()}
+    own = [trial for name, seeds in trials.items() if not shared[name] for trial in seeds]
+    cost = min((trial[column][-1] for trial in own), default=np.nan)
+    # Equal budgets are equal to a step, of which the costliest trial has the longest.
+    step_cost = max((trial[column][-1] / trial["step"][-1] for trial in own), default=np.nan)
+    rows: list[dict[str, Any]] = []
+    for name, seeds in trials.items():
+        interpolated = any(trial[column][-1] - cost >= step_cost for trial in seeds)
+        at_cost = cost if interpolated else None
+        heldout, train = ([_loss(t, which, column, at_cost) for t in seeds] for which in _LOSSES)
+        n, loss, low, high = mean_interval(heldout)
+        figures = (view, cost, name, n, loss, low, high, float(np.mean(train)))
+        how = (interpolated, _most(seeds, "step"), shared[name], sharing[name])
+        rows.append(dict(zip(_COLUMNS, figures + how, strict=False)))
+    rows.sort(key=lambda row: (row["shared"], np.isnan(row["heldout_loss"]), row["heldout_loss"]))
+    for rank, row in enumerate(rows, start=1):
+        row["rank"] = np.nan if row["shared"] or np.isnan(row["heldout_loss"]) else rank
+    return rows
+
+
+def _most(trials: list[_Trial], column: str) -> float:
+    return float(max(trial[column].max() for trial in trials))
+
+
+def _loss(trial: _Trial, loss: str, column: str, cost: float | None) -> float:
+    """A loss of the last row, or at `cost` between two measured ones; NaN before the first."""
+    if cost is None:
+        return float(trial[loss][-1])
+    known = ~np.isnan(trial[loss])
+    costs, losses = trial[column][known], trial[loss][known]
+    return float(np.interp(np.log(cost), np.log(costs), losses, left=np.nan))
+
+
+def _remark(row: dict[str, Any]) -> str:
+    remarks: list[str] = []
+    if row["shared"]:
+        remarks.append(f"{row['trials_on_device']:g} trials shared the device: not ranked")
+    elif row["interpolated"]:
+        remarks.append(f"interpolated: its schedule was made for {row['steps']:,.0f} steps")
+    if row["rank"] > 0 and row["rank"] != row["rank_at_equal_steps"]:
+        remarks.append(f"{row['rank']:.0f}, at equal steps {row['rank_at_equal_steps']:.0f}")
+    return "; ".join(remarks)

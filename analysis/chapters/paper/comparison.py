@@ -1,0 +1,248 @@
+"""A run's tables beside the published ones: what is compared, and how it is shown."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from quarterhour.analysis.chapters.paper.published import (
+    COLUMN_REASONS,
+    differences,
+    published_tables,
+)
+from quarterhour.analysis.chapters.paper.tables import TABLES, mean_over_seeds, summarise
+from quarterhour.analysis.runs import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """How a column is headed and printed; a setting is shown beside the published one, unjudged."""
+
+    header: str
+    decimals: str = ".3f"
+    setting: bool = False
+
+
+COLUMNS = {
+    "d_model": Column(header="d_model", decimals=".0f", setting=True),
+    "n_heads": Column(header="heads", decimals=".0f", setting=True),
+    "n_layers": Column(header="layers", decimals=".0f", setting=True),
+    "batch_size": Column(header="batch", decimals=".0f", setting=True),
+    "learning_rate": Column(header="lr", decimals=".3g", setting=True),
+    "seq_len": Column(header="seq_len", decimals=".0f", setting=True),
+    "tokens_per_step": Column(header="tokens/step", decimals=",.0f", setting=True),
+    "total_tokens": Column(header="total tokens", decimals=",.0f", setting=True),
+    "tokens_millions": Column(header="tokens (M)", decimals=".2f", setting=True),
+    "trials_on_device": Column(header="trials/device", decimals=".3g", setting=True),
+    "train_loss": Column(header="train loss"),
+    "eval_loss": Column(header="eval loss"),
+    "accuracy": Column(header="accuracy"),
+    "perplexity": Column(header="perplexity", decimals=".2f"),
+    "initial_top5": Column(header="initial"),
+    "final_top5": Column(header="final"),
+    "improvement": Column(header="improvement"),
+    "top1_gap": Column(header="top-1 gap"),
+    "steps_per_second": Column(header="steps/s", decimals=".2f"),
+    "memory_usage": Column(header="memory"),
+    "tokens_per_second": Column(header="tokens/s", decimals=",.0f"),
+    "final_loss": Column(header="final loss"),
+    "loss_per_million_tokens": Column(header="loss per M tokens", decimals=".4f"),
+    "step_time_mean_s": Column(header="step time (s)", decimals=".4f"),
+    "step_time_std_s": Column(header="std (s)", decimals=".4f"),
+    "initial_val_loss": Column(header="initial loss", decimals=".2f"),
+    "final_val_loss": Column(header="final loss", decimals=".2f"),
+    "val_accuracy": Column(header="accuracy"),
+    "val_perplexity": Column(header="perplexity", decimals=".2f"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A table of a run beside the published one; rows are configurations.
+
+    `ours` is unrounded, NaN where missing; `published` is as printed, NaN for a configuration that
+    the study does not have, and lacks the columns that the paper's table lacks. `marked` has the
+    shape of `published`: measured figures that are not comparable. By row: `seeds`, the number of
+    trials that ours is the mean of; `not_comparable`, the reasons for the marks; `unfinished`, the
+    trials that did not get to their end. `reasons` sums up those of all rows: the kinds of
+    difference, and what holds for a column in any run.
+    """
+
+    number: int
+    name: str
+    ours: pd.DataFrame
+    published: pd.DataFrame
+    marked: pd.DataFrame
+    seeds: pd.Series
+    not_comparable: pd.Series
+    unfinished: pd.Series
+    reasons: list[str]
+
+    @property
+    def heading(self) -> str:
+        """Number and title, and how many seeds ours are the mean of where there are several."""
+        title = f"Table {self.number} · {TABLES[self.name][0]}"
+        begun = [seeds for seeds in self.seeds if seeds]
+        if not begun or max(begun) == 1:
+            return title
+        few, many = min(begun), max(begun)
+        return f"{title} · mean of {many if few == many else f'{few} to {many}'} seeds"
+
+    @property
+    def note(self) -> str:
+        """What the marks say, or "" where there are none."""
+        marked = self.marked.to_numpy().any()
+        return f"* not comparable: {'; '.join(self.reasons)}" if marked else ""
+
+    def frame(self) -> pd.DataFrame:
+        """What the csv holds: each column `x` of ours, followed by the paper's `x_published`."""
+        frame = pd.DataFrame({"seeds": self.seeds})
+        for column in self.ours:
+            frame[column] = self.ours[column]
+            if column in self.published:
+                frame[f"{column}_published"] = self.published[column]
+        return frame.assign(not_comparable=self.not_comparable, unfinished=self.unfinished)
+
+
+def beside_published(run: Run) -> list[Comparison]:
+    """The run's tables in the paper's order, less those that none of its configurations is in."""
+    summary, unfinished = summarise(run), unfinished_notes(run)
+    tables = [
+        _compare(run, summary, unfinished, number, name)
+        for number, name in enumerate(TABLES, start=1)
+    ]
+    return [table for table in tables if len(table.ours)]
+
+
+def compare(run: Run, name: str) -> Comparison:
+    """The run's table of that name beside the published one."""
+    number = list(TABLES).index(name) + 1
+    return _compare(run, summarise(run), unfinished_notes(run), number, name)
+
+
+def _compare(
+    run: Run, summary: pd.DataFrame, unfinished: pd.Series, number: int, name: str
+) -> Comparison:
+    means = mean_over_seeds(summary)
+    ours = TABLES[name][1](means)
+    printed = published_tables().get(name, pd.DataFrame())
+    measured = [column for column in printed if not COLUMNS[column].setting]
+    never = [column for column in measured if column in COLUMN_REASONS]
+    never_reasons = list(dict.fromkeys(COLUMN_REASONS[column] for column in never))
+    studied = ours.index.intersection(printed.index) if measured else ours.index[:0]
+    own = {configuration: differences(run, configuration) for configuration in studied}
+    details = {row: [*own[row].values(), *never_reasons] for row in studied}
+    kinds = [f"other {', '.join(differences(run, *studied))}"] if any(own.values()) else []
+    marked = pd.DataFrame(False, index=ours.index, columns=printed.columns)
+    marked.loc[studied, never] = True
+    marked.loc[[configuration for configuration in studied if own[configuration]], measured] = True
+    not_comparable = pd.Series({row: "; ".join(reasons) for row, reasons in details.items()})
+    return Comparison(
+        number=number,
+        name=name,
+        ours=ours,
+        published=printed.reindex(ours.index),
+        marked=marked,
+        seeds=means.loc[:, "seeds"].reindex(ours.index),
+        not_comparable=not_comparable.reindex(ours.index, fill_value=""),
+        unfinished=unfinished.reindex(ours.index, fill_value=""),
+        reasons=kinds + never_reasons,
+    )
+
+
+def unfinished_notes(run: Run) -> pd.Series:
+    """By configuration, what kept its trials from their end; those that got there are left out."""
+    notes = [_unfinished_note(trial) for trial in run.trials.to_dict("records")]
+    trials = run.trials.assign(note=notes).loc[lambda trials: trials["note"] != ""]
+    return trials.groupby("configuration")["note"].agg("; ".join)
+
+
+def _unfinished_note(trial: dict[Hashable, Any]) -> str:
+    """What kept the trial from its last step, or "" if it got there and its loss is a number."""
+    if trial["status"] == "WAITING":
+        return f"seed {trial['seed']} WAITING"
+    done, steps = trial["steps_done"], trial["budget.steps"]
+    if trial["status"] == "COMPLETE" and done == steps and not trial["diverged"]:
+        return ""
+    state = trial["status"] + " and diverged" * trial["diverged"]
+    reason = f": {trial['reason']}" if isinstance(trial["reason"], str) else ""
+    return f"seed {trial['seed']} {state} at step {done:,} of {steps:,.0f}{reason}"
+
+
+def write_csv(comparisons: list[Comparison], folder: Path) -> list[Path]:
+    """Writes each table to `folder` (made if need be), ours to ten digits, and returns the files.
+
+    An empty cell of ours is a missing figure, an empty cell of `_published` has none.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"table{table.number}_{table.name}.csv" for table in comparisons]
+    for table, file in zip(comparisons, files, strict=True):
+        table.frame().to_csv(file, index_label="configuration", float_format="%.10g")
+    return files
+
+
+def texts(comparison: Comparison) -> pd.DataFrame:
+    """The table as text, for other pages than the terminal: each figure, then the paper's."""
+    cells = {"configuration": list(comparison.ours.index)}
+    for name in comparison.ours:
+        column, ours, paper = _cells(comparison, name)
+        cells[column.header] = ours
+        if paper:
+            cells[f"{column.header}, paper"] = paper
+    return pd.DataFrame(cells, dtype=str)
+
+
+def render(comparison: Comparison) -> Group:
+    """The table for a terminal of 100 columns: ours, and dimmed beside it the paper's figure."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("\nconfiguration", overflow="fold")
+    columns = [_printed_column(comparison, name) for name in comparison.ours]
+    for header, _ in columns:
+        table.add_column(Text(header), no_wrap=True)
+    for row, configuration in enumerate(comparison.ours.index):
+        table.add_row(Text(configuration), *(cells[row] for _, cells in columns))
+    said: list[Text] = []
+    if note := comparison.note:
+        said.append(Text(note))
+    unfinished = [f"{name} {note}" for name, note in comparison.unfinished.items() if note]
+    if unfinished:
+        said.append(Text(f"unfinished: {'; '.join(unfinished)}"))
+    return Group(Text(comparison.heading, style="bold"), table, *said, "")
+
+
+def _printed_column(comparison: Comparison, name: str) -> tuple[str, list[Text]]:
+    """Header and cells of equal width, padded here: rich has no heading over two columns."""
+    column, ours, paper = _cells(comparison, name)
+    ours, paper = ["ours", *ours], ["paper", *paper] if paper else [""] * (len(ours) + 1)
+    paper_width = max(map(len, paper))
+    ours_width = max(*map(len, ours), len(column.header) - paper_width - 1)
+    heads, *cells = [
+        Text.assemble(our.rjust(ours_width), " ", (their.rjust(paper_width), "dim"))
+        for our, their in zip(ours, paper, strict=True)
+    ]
+    return f"{column.header:^{len(heads)}}\n{heads.plain}", cells
+
+
+def _cells(comparison: Comparison, name: str) -> tuple[Column, list[str], list[str]]:
+    """A column's figures as printed: ours, and the paper's with its marks; none if it has none."""
+    column = COLUMNS.get(name, Column(header=name))
+    absent = "-" if column.setting else "missing"
+    ours = [_printed(figure, column, absent) for figure in comparison.ours[name]]
+    if name not in comparison.published:
+        return column, ours, []
+    marked = [bool(mark) for mark in comparison.marked[name]]
+    stars = ["*" if mark else " " * any(marked) for mark in marked]
+    figures = (_printed(figure, column, "-") for figure in comparison.published[name])
+    return column, ours, [*map("".join, zip(figures, stars, strict=True))]
+
+
+def _printed(figure: float | str, column: Column, absent: str) -> str:
+    if isinstance(figure, str):
+        return figure
+    return absent if pd.isna(figure) else format(figure, column.decimals)

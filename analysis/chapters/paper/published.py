@@ -1,0 +1,213 @@
+"""What the study published, and why a run is not to be compared with it.
+
+The figures are in published/: published_tables.json as its paper prints them, published_runs.json
+as its notebook recorded them (vukrosic/do-small-llm-research, MIT, one Tesla T4).
+"""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from quarterhour.analysis.runs import Run, last_evaluation
+
+_CLOCK = "published clock did not wait for its Tesla T4"
+_TRAINING_BATCH = "published Val accuracy and perplexity are training-batch values"
+COLUMN_REASONS = {
+    "steps_per_second": _CLOCK,
+    "step_time_mean_s": _CLOCK,
+    "step_time_std_s": _CLOCK,
+    "tokens_per_second": _CLOCK,
+    "memory_usage": "published memory is a word, not a measurement",
+    "val_accuracy": _TRAINING_BATCH,
+    "val_perplexity": _TRAINING_BATCH,
+}
+"""Columns that are comparable with their published figures in no run, and why."""
+
+_STEPS = 2000
+_LAST_EVALUATION = 0.8  # of the steps
+_DATA = {
+    "corpus": "HuggingFaceTB/smollm-corpus:cosmopedia-v2",
+    "tokenizer": "HuggingFaceTB/SmolLM-135M",
+    "train_documents": 500,
+}
+_PROTOCOL = "as-run"
+_SHARED = {
+    "model.vocab_size": 49_152,
+    "model.dropout": 0.0,
+    "budget.steps": _STEPS,
+    "budget.eval_batches": 20,
+    "optim.schedule": "cosine",
+    "optim.beta1": 0.9,
+    "optim.weight_decay": 0.1,
+    "optim.eps": 1e-8,
+    "optim.clip_norm": 1.0,
+    "optim.final_lr_fraction": 0.1,
+    "precision": "fp16",
+}
+_SET_BY_PROTOCOL = {
+    "model.positions": "none",
+    "optim.beta2": 0.999,
+    "optim.warmup_fraction": 0.0,
+}
+
+
+def published_tables() -> dict[str, pd.DataFrame]:
+    """The eight tables as the paper prints them, one row per configuration."""
+    return {
+        name: pd.DataFrame.from_dict(table["rows"], orient="index", columns=table["columns"])
+        for name, table in _read("published_tables.json").items()
+        if name not in ("source", "text_claims")
+    }
+
+
+def published_summary() -> pd.DataFrame:
+    """The study's recorded figures, unrounded, in the columns of `tables.summarise`."""
+    settings = _settings()
+    runs = _read("published_runs.json")["configurations"]
+    return pd.DataFrame([_summary_row(name, settings[name], run) for name, run in runs.items()])
+
+
+def published_rows() -> pd.DataFrame:
+    """The study's recorded series in the columns of `Run.rows`, by optimizer updates.
+
+    Training loss after every 100th 0-based step, evaluations after every 400th. Its series of
+    learning rate, gradient norm and step time are not in its data.
+    """
+    runs = _read("published_runs.json")["configurations"]
+    return pd.concat([_series(name, run) for name, run in runs.items()], ignore_index=True)
+
+
+def published_claims() -> dict[str, Any]:
+    """Figures of the paper's text: a number, a list of them, or numbers by configuration."""
+    return _read("published_tables.json")["text_claims"]
+
+
+def published_measures() -> set[str]:
+    """Names of everything that the study recorded of its runs."""
+    runs = _read("published_runs.json")["configurations"]
+    return {name for run in runs.values() for name in run}
+
+
+def differences(run: Run, *configurations: str) -> dict[str, str]:
+    """Why measurements of these configurations (of all, if none is named) are not comparable with
+    the published ones, by kind of difference; empty where no difference is known.
+
+    A kind of difference is told once, as the first of them has it. Configurations that the study
+    does not have count for nothing: no published figure stands beside theirs.
+    """
+    settings = _settings()
+    asked = [name for name in configurations or settings if name in settings]
+    reasons = _run_differences(run.experiment)
+    begun = run.trials["status"] != "WAITING"
+    for trial in run.trials.loc[begun & run.trials["configuration"].isin(asked)].to_dict("records"):
+        study = _study_config(settings[trial["configuration"]], run.experiment["protocol"])
+        for kind, reason in _trial_differences(trial, study).items():
+            reasons.setdefault(kind, reason)
+    return reasons
+
+
+def _run_differences(experiment: dict[str, Any]) -> dict[str, str]:
+    compared = {what: (experiment["data"][what], theirs) for what, theirs in _DATA.items()}
+    compared["protocol"] = (experiment["protocol"], _PROTOCOL)
+    return {
+        what: f"{what} {ours} instead of {theirs}"
+        for what, (ours, theirs) in compared.items()
+        if ours != theirs
+    }
+
+
+def _trial_differences(trial: dict[str, Any], study: dict[str, Any]) -> dict[str, str]:
+    """Reasons by the kind of difference, so that a smaller model is one reason and not five."""
+    reasons: dict[str, str] = {}
+    for path, theirs in study.items():
+        if trial[path] != theirs:
+            kind, reason = _reason(path, trial[path], theirs)
+            reasons.setdefault(kind, reason)
+    steps, stop = trial["budget.steps"], trial["budget.max_steps"]
+    if pd.notna(stop) and stop < steps:
+        reasons["number of steps"] = f"stopped after {stop:,.0f} of {steps:,.0f} steps"
+    evaluated = last_evaluation(steps, trial["budget.eval_every"]) / steps
+    if abs(evaluated - _LAST_EVALUATION) > 0.01:
+        reasons["last evaluation"] = (
+            f"last evaluated after {evaluated:.0%} of the steps instead of {_LAST_EVALUATION:.0%}"
+        )
+    return reasons
+
+
+def _reason(path: str, ours: Any, theirs: Any) -> tuple[str, str]:
+    """Kind and wording of one difference."""
+    section, _, field = path.rpartition(".")
+    if field == "steps":
+        return field, f"{ours:,.0f} steps instead of {theirs:,}"
+    ours, theirs = (value if isinstance(value, str) else f"{value:g}" for value in (ours, theirs))
+    if section == "model" and field not in ("positions", "dropout"):
+        return "model size", f"model size: {field} {ours} instead of {theirs}"
+    return field, f"{field} {ours} instead of {theirs}"
+
+
+def _study_config(settings: dict[str, Any], protocol: str) -> dict[str, Any]:
+    """The study's configuration under dotted names, without what another protocol sets anyway."""
+    return {
+        "model.d_model": settings["d_model"],
+        "model.n_heads": settings["n_heads"],
+        "model.n_layers": settings["n_layers"],
+        "model.d_ff": 4 * settings["d_model"],
+        **_SHARED,
+        "data.batch_size": settings["batch_size"],
+        "data.seq_len": settings["seq_len"],
+        "optim.learning_rate": settings["learning_rate"],
+        **(_SET_BY_PROTOCOL if protocol == _PROTOCOL else {}),
+    }
+
+
+def _summary_row(name: str, settings: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "configuration": name,
+        "seed": 0,
+        "status": "COMPLETE",
+        **settings,
+        "total_tokens": settings["batch_size"] * settings["seq_len"] * _STEPS,
+        "train_loss": run["train_loss_last_step"],
+        "eval_loss": run["eval_loss"][-1],
+        "accuracy": run["train_batch_accuracy"][-1],
+        "perplexity": run["train_batch_perplexity"][-1],
+        "confidence": run["train_batch_confidence"][-1],
+        "initial_top5": run["train_batch_top5_accuracy"][0],
+        "final_top5": run["train_batch_top5_accuracy"][-1],
+        "initial_val_loss": run["eval_loss"][0],
+        "val_accuracy": run["eval_accuracy"][-1],
+        "val_perplexity": run["eval_perplexity"][-1],
+        "early_loss": run["mean_train_loss_first_quarter"],
+        "late_loss": run["mean_train_loss_last_quarter"],
+        "steps_per_second": run["steps_per_second"],
+        "step_time_mean_s": run["step_time_mean_s"],
+        "step_time_std_s": run["step_time_std_s"],
+        "peak_memory_bytes": float("nan"),
+        "trials_on_device": 1.0,
+    }
+
+
+def _series(name: str, run: dict[str, Any]) -> pd.DataFrame:
+    losses = run["train_loss_every_100_steps"]
+    every_100 = pd.DataFrame(
+        {"step": [100 * n + 1 for n in range(len(losses))], "train_loss_last": losses}
+    )
+    measures = [key for key in run if key.startswith(("eval_", "train_batch_"))]
+    evaluated = pd.DataFrame({key: run[key] for key in measures if key != "eval_steps"})
+    evaluated["step"] = [step + 1 for step in run["eval_steps"]]
+    return every_100.merge(evaluated, how="left", on="step").assign(configuration=name, seed=0)
+
+
+def _settings() -> dict[str, dict[str, Any]]:
+    table = _read("published_tables.json")["configurations"]
+    return {
+        name: dict(zip(table["columns"], row, strict=True)) for name, row in table["rows"].items()
+    }
+
+
+@cache
+def _read(name: str) -> dict[str, Any]:
+    return json.loads((Path(__file__).parent / "published" / name).read_bytes())

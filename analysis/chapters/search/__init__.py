@@ -1,0 +1,1 @@
+"""A search: what it has come to, as tables and figures."""

@@ -1,0 +1,203 @@
+"""What a search has come to: its trials by state, its cost, its best, and what seeds make of it."""
+
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.table import Table
+
+from quarterhour.analysis.runs import Run, dotted
+from quarterhour.analysis.statistics import CONFIDENCE, unjudged, welch
+
+SPENT = ("step", "tokens", "flops", "seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResults:
+    """A search's own trials (`searched`) and those of its best with fresh seeds (`fresh`).
+
+    Each has one row a trial: number as `configuration`, `seed`, `status`, `origin`, its settings
+    under dotted names, and the last known value of each measure.
+    """
+
+    objectives: dict[str, str]
+    reference: list[str]
+    searched: pd.DataFrame
+    fresh: pd.DataFrame
+
+    @property
+    def objective(self) -> str:
+        """The objective, or the first of several."""
+        return next(iter(self.objectives))
+
+    def ranked(self) -> pd.DataFrame:
+        """The complete trials, the best by the (first) objective first."""
+        complete = self.searched.loc[self.searched["status"] == "COMPLETE"]
+        ascending = self.objectives[self.objective] == "minimize"
+        return complete.sort_values([self.objective], ascending=ascending, kind="stable")
+
+    def best_of_reference(self) -> pd.Series | None:
+        """The best complete trial of the six reference points, or None if there is none."""
+        ranked = self.ranked()
+        six = ranked.loc[ranked["origin"].isin(self.reference)]
+        return None if six.empty else six.iloc[0]
+
+
+def search_results(run: Run) -> SearchResults:
+    """The results of a search's run folder; raises ValueError where it is of another kind."""
+    search = run.experiment.get("search")
+    if not search:
+        raise ValueError(
+            f"{run.folder} is no search but of kind {run.experiment['kind']}: give one that"
+            " `quarterhour search` has written, such as runs/search"
+        )
+    trials = run.trials
+    if not run.rows.empty:
+        last = run.rows.groupby(["configuration", "seed"], as_index=False).last()
+        trials = trials.merge(last, how="left", on=["configuration", "seed"])
+    columns = dict.fromkeys([*trials, "adopted_from", *search["objectives"], *SPENT])
+    trials = trials.reindex(columns=list(columns))
+    is_searched = trials["seed"] == search["seed"]
+    return SearchResults(
+        objectives=search["objectives"],
+        reference=list(run.experiment["resolved"]),
+        searched=trials.loc[is_searched],
+        fresh=trials.loc[~is_searched],
+    )
+
+
+def spent(results: SearchResults) -> pd.Series:
+    """Steps, tokens, FLOPs and device-seconds of the search, without what it adopted."""
+    trials = pd.concat([results.searched, results.fresh])
+    return trials.loc[trials["adopted_from"].isna(), list(SPENT)].sum()
+
+
+def spent_text(results: SearchResults) -> str:
+    """`spent` as a sentence."""
+    steps, tokens, flops, seconds = spent(results)
+    return (
+        f"spent {steps:,.0f} steps, {tokens:,.0f} tokens, {flops:.3g} FLOPs,"
+        f" {seconds:,.0f} device-seconds of training"
+    )
+
+
+def states_table(results: SearchResults) -> Table:
+    """Trials by state."""
+    table = Table("state", "trials", box=None)
+    for status, count in results.searched["status"].value_counts().items():
+        table.add_row(str(status), str(count))
+    return table
+
+
+def best_trials(results: SearchResults, n_best: int = 5) -> pd.DataFrame:
+    """The best trials and the best of the six, by number: origin, objectives, and the settings in
+    which complete trials differ.
+    """
+    ranked = results.ranked()
+    reference = results.best_of_reference()
+    shown = ranked.head(n_best)
+    if reference is not None and reference["configuration"] not in set(shown["configuration"]):
+        shown = pd.concat([shown, ranked.loc[[reference.name]]])
+    settings = [
+        name
+        for name in ranked
+        if str(name).startswith(("model.", "optim.", "data."))
+        and ranked[name].drop_duplicates().size > 1
+    ]
+    columns = ["origin", *results.objectives, *settings]
+    return shown.set_index("configuration").loc[:, columns]
+
+
+def best_table(results: SearchResults) -> Table:
+    """`best_trials` to read, a column each."""
+    best = best_trials(results)
+    table = Table("setting", *best.index, box=None)
+    for name in best:
+        table.add_row(str(name), *[_text(value) for value in best[name]])
+    return table
+
+
+def rerun_command(run: Run, trial_folder: Path) -> str:
+    """The shell command that trains a trial of a search again, in a run folder of its own.
+
+    Beside the search's run folder it adopts the result instead, since nothing is trained twice.
+    """
+    experiment = run.experiment
+    config = dotted(json.loads((trial_folder / "config.json").read_bytes())["config"])
+    baseline = dotted(experiment["resolved"]["baseline"])
+    options = {
+        "profile": experiment["profile"],
+        "protocol": experiment["protocol"],
+        "corpus": experiment["data"]["corpus"],
+        "tokenizer": experiment["data"]["tokenizer"],
+        "precision": config.pop("precision"),
+        "name": f"{run.folder.name}-{trial_folder.name}",
+    }
+    settings = [
+        f"{path}={value}"
+        for path, value in config.items()
+        if value is not None and (value != baseline[path] or path.startswith("budget."))
+    ]
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    words += [word for setting in settings for word in ("--set", setting)]
+    return shlex.join(["quarterhour", "run", "baseline", *words])
+
+
+def seed_comparison(results: SearchResults) -> pd.DataFrame:
+    """The best trials against the best of the six, each trained again with fresh seeds.
+
+    One row a candidate: mean of the objective over its fresh seeds, `n` of them, difference from
+    the best of the six with its interval (Welch; 95 % for all candidates together, Bonferroni),
+    and what that comes to. Results with the search's own seed are left out: the candidates were
+    chosen by them.
+    """
+    complete = results.fresh.loc[results.fresh["status"] == "COMPLETE"]
+    values: dict[Any, Any] = {
+        name: group[results.objective] for name, group in complete.groupby("configuration")
+    }
+    reference = results.best_of_reference()
+    if reference is None or reference["configuration"] not in values:
+        return pd.DataFrame()
+    against = values.pop(reference["configuration"])
+    rows = [{"trial": reference["configuration"], "n": len(against), "mean": against.mean()}]
+    minimize = results.objectives[results.objective] == "minimize"
+    for name, own in values.items():
+        row: dict[str, Any] = {"trial": name, "n": len(own), "mean": own.mean()}
+        rows.append(row | _difference(own, against, len(values), minimize))
+    columns = ["trial", "n", "mean", "difference", "low", "high", "verdict"]
+    compared = pd.DataFrame(rows).reindex(columns=columns)
+    return compared.sort_values(["mean"], ascending=minimize, kind="stable")
+
+
+def _difference(own: Any, against: Any, tests: int, minimize: bool) -> dict[str, Any]:
+    compared = welch(own.to_list(), against.to_list(), 1 - (1 - CONFIDENCE) / tests)
+    if pd.isna(compared["low"]):
+        verdict = unjudged(len(own), len(against))
+    elif compared["low"] * compared["high"] <= 0:
+        verdict = "within seed noise"
+    else:
+        verdict = "better" if (compared["high"] < 0) == minimize else "worse"
+    return {**compared, "verdict": verdict}
+
+
+def seed_table(results: SearchResults) -> Table:
+    """`seed_comparison` to read."""
+    table = Table("trial", "fresh seeds", f"mean {results.objective}", box=None)
+    table.add_column("minus best of the six", justify="right")
+    table.add_column("at 95 %")
+    for row in seed_comparison(results).to_dict("records"):
+        difference, verdict = "", "best of the six"
+        if not pd.isna(row["difference"]):
+            difference = f"{row['difference']:+.4f}"
+            if not pd.isna(row["low"]):
+                difference += f" ± {(row['high'] - row['low']) / 2:.4f}"
+            verdict = row["verdict"]
+        table.add_row(row["trial"], str(row["n"]), f"{row['mean']:.4f}", difference, verdict)
+    return table
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,117 @@
+"""A trial under Ray Tune: a step of the Trainable trains windows and reports the last row."""
+
+import time
+import traceback
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune as ray_tune
+
+from quarterhour.data.files import write_text
+from quarterhour.data.tokens import TokenData
+from quarterhour.search_spaces.point import TrialConfig
+from quarterhour.tune.ledger import ERROR, Status, TrialSpec, read_rows
+from quarterhour.tune.machine import cap_gpu_memory, keep_freed_memory
+from quarterhour.tune.places import Resources
+from quarterhour.tune.training.trial import Trial
+
+# A round trip to Tune keeps the trial from training for as long as a short window takes.
+REPORT_SECONDS = 1.0
+
+
+def to_param_space(spec: TrialSpec) -> dict[str, Any]:
+    """A trial as the plain values that Tune hands on."""
+    return {
+        "name": spec.name,
+        "config": asdict(spec.config),
+        "data_fingerprint": spec.data_fingerprint,
+        "folder": str(spec.folder.absolute()),  # another machine may have another folder to be in
+        "origin": spec.origin,
+    }
+
+
+def from_param_space(values: dict[str, Any]) -> TrialSpec:
+    """The trial whose `to_param_space` gave `values`."""
+    return TrialSpec(
+        name=values["name"],
+        config=TrialConfig.from_dict(values["config"]),
+        data_fingerprint=values["data_fingerprint"],
+        folder=Path(values["folder"]),
+        origin=values["origin"],
+    )
+
+
+class TrialTrainable(ray_tune.Trainable):
+    """Keeps its state in the trial's own folder, so it never saves a checkpoint through Ray."""
+
+    def setup(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        config: dict[str, Any],
+        tokens_folder: str,
+        resources: Resources,
+    ) -> None:
+        """Take up the trial `config["trial"]`; it begins with its first step."""
+        self._spec = from_param_space(config["trial"])
+        self._trial: Trial | None = None
+        with self._errors_written():
+            torch.set_num_threads(resources.threads)
+            keep_freed_memory()
+            if resources.device == "cuda":
+                cap_gpu_memory(resources.for_trial(self._spec.config)["gpu"])
+            self._spec.clear_error()
+            self._tokens = TokenData(Path(tokens_folder))
+            self._device = torch.device(resources.device)
+
+    def step(self) -> dict[str, Any]:
+        """Train some windows. The trial is done when its result is written."""
+        try:
+            with self._errors_written():
+                return self._train_windows()
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            self._spec.clear_error()
+            rows = read_rows(self._spec.folder)
+            reason = f"out of memory: {str(error).splitlines()[0]}"
+            self._spec.write_result(Status.INFEASIBLE, rows[-1] if rows else {}, reason=reason)
+            return {"done": True}
+
+    @contextmanager
+    def _errors_written(self) -> Generator[None]:
+        """Leave the traceback of an error in the trial's folder, where its reason is looked for."""
+        try:
+            yield
+        except Exception:
+            self._spec.folder.mkdir(parents=True, exist_ok=True)
+            write_text(self._spec.folder / ERROR, traceback.format_exc())
+            raise
+
+    def _train_windows(self) -> dict[str, Any]:
+        """The row of an evaluation, of the end, or after a second the newest, for Tune to know."""
+        if not self._trial:
+            self._trial = Trial(self._spec, self._tokens, self._device)
+            self._rows = self._trial.rows()
+        begin, row, done = time.monotonic(), dict[str, Any](), False
+        while not done and "heldout_loss" not in row:
+            row = next(self._rows)
+            done = self._spec.result() is not None
+            if time.monotonic() - begin > REPORT_SECONDS:
+                break
+        return row | {
+            "done": done,
+            "quarters": self._trial.config.budget.quarters_done(row["step"]),
+            "warning": self._trial.take_warning(),
+        }
+
+    def cleanup(self) -> None:
+        """Close the trial's files; one that has not ended saves its state."""
+        if self._trial:
+            self._rows.close()
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take up another trial in this process, which spares its start."""
+        self.cleanup()
+        self.setup(new_config)  # pyright: ignore
+        return True

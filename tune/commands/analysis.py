@@ -1,0 +1,103 @@
+"""The commands that tell what runs have come to and are worth: report, verify."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+from rich.console import Console
+
+from quarterhour.analysis.chapters.verify import (
+    Verdict,
+    counts,
+    render_cells,
+    render_orderings,
+    verify_cells,
+    verify_orderings,
+)
+from quarterhour.analysis.runs import load_run
+from quarterhour.data.files import write_folder
+from quarterhour.tune.commands.options import bad_input
+
+app = typer.Typer()
+TABLE_WIDTH = 100
+
+RunFolder = Annotated[Path, typer.Argument(help="A run folder, such as runs/grid.")]
+
+
+@app.command()
+def verify(
+    folder: RunFolder,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
+) -> None:
+    """Check a run against the published study, cell by cell; exit code 1 if a cell FAILED."""
+    with bad_input():
+        run = load_run(folder)
+        cells, orderings = verify_cells(run), verify_orderings(run)
+    is_setting = cells["setting"]
+    parts = {
+        "settings": cells.loc[is_setting.to_numpy()],
+        "cells": cells.loc[~is_setting.to_numpy()],
+        "claims": orderings,
+    }
+    number_of = {name: counts(part) for name, part in parts.items()}
+    if json_:
+        tables = {name: _records(part) for name, part in parts.items()}
+        print(json.dumps({"run": str(folder), "counts": number_of} | tables, indent=2))
+    else:
+        console = Console()
+        wide = Console(width=max(TABLE_WIDTH, console.width))
+        wide.print(render_cells(cells), render_orderings(orderings))
+        for name, part in parts.items():
+            summary = ", ".join(f"{n} {verdict}" for verdict, n in number_of[name].items() if n)
+            wide.print(f"{len(part)} {name}: {summary}", highlight=False)
+    failed = sum(number[Verdict.FAILED] for number in number_of.values())
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def report(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="RUN…", help="Run folders, such as runs/grid.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to write, new or with an earlier report. Default: report in the first RUN."
+        ),
+    ] = None,
+) -> None:
+    """Write tables (csv, md, tex), figures (svg, png) and report.html, a page in a single file.
+
+    Runs may be unfinished or searches. Several runs are one report, each with a chapter. An earlier
+    report in the same place is replaced.
+    """
+    from quarterhour.analysis.report import PAGE, write_report
+
+    with bad_input():
+        runs = [load_run(folder) for folder in folders]
+        target = output or folders[0] / "report"
+        _check_replaceable(target)
+        write_folder(target, lambda folder: write_report(runs, folder))
+    print(f"report in {target / PAGE}")
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Raises ValueError where something else than a report would be lost."""
+    from quarterhour.analysis.report import CONTENTS
+
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output {folder} is a file: give a folder")
+    others = sorted({path.name for path in folder.glob("*")} - CONTENTS)
+    if others:
+        raise ValueError(
+            f"{folder} holds more than a report, such as {others[0]}, and would be replaced: give a"
+            " new folder with --output"
+        )
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows for JSON, unrounded, with null for NaN."""
+    text: Any = table.to_json(orient="records", double_precision=15)
+    return json.loads(text)

@@ -1,0 +1,223 @@
+"""The commands that train the six reference configurations: grid, run."""
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from quarterhour.analysis.chapters.paper.comparison import beside_published, render, write_csv
+from quarterhour.analysis.chapters.paper.published import differences
+from quarterhour.analysis.runs import load_run
+from quarterhour.tune.commands.options import (
+    Address,
+    Corpus,
+    CpusPerTrial,
+    GpusPerTrial,
+    MaxSteps,
+    Name,
+    Precision,
+    Profile,
+    Protocol,
+    Runs,
+    Tokenizer,
+    bad_input,
+    opened,
+    planned_resources,
+    run_folder,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from quarterhour.tune.experiment import Experiment
+    from quarterhour.tune.ledger import TrialSpec
+
+app = typer.Typer()
+TABLE_WIDTH = 100
+
+
+@app.command()
+def grid(
+    profile: Profile = "quick",
+    protocol: Protocol = "as-run",
+    seeds: Annotated[int, typer.Option(help="Seeds of each configuration.")] = 1,
+    corpus: Corpus = None,
+    tokenizer: Tokenizer = None,
+    max_steps: MaxSteps = None,
+    precision: Precision = None,
+    cpus_per_trial: CpusPerTrial = None,
+    gpus_per_trial: GpusPerTrial = None,
+    address: Address = None,
+    name: Name = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Train the six reference configurations under Ray Tune; print the paper's tables beside ours.
+
+    The same command again adopts what has finished and goes on with what has not.
+    """
+    from quarterhour.tune.cluster.grid import run_trials
+    from quarterhour.tune.ledger import open_trials
+    from quarterhour.tune.progress import TrialsProgress
+
+    with bad_input():
+        if seeds < 1:
+            raise ValueError(f"--seeds is {seeds}: it must be at least 1")
+        experiment = _experiment(
+            "grid", None, profile=profile, protocol=protocol, corpus=corpus, tokenizer=tokenizer,
+            values=_settings(max_steps, precision), seeds=tuple(range(seeds)), name=name, runs=runs,
+            resources=planned_resources(cpus_per_trial, gpus_per_trial, address, runs),
+        )  # fmt: skip
+    console = Console()
+    with opened(experiment):
+        todo = open_trials(experiment.trials(), runs)
+        console.print(_headline(experiment, len(todo)))
+        if todo:
+            with TrialsProgress(console, todo, len(experiment.trials()) - len(todo)) as progress:
+                run_trials(todo, experiment.tokens, experiment.resources, progress)
+    _report(console, experiment)
+    _end(console, experiment)
+
+
+@app.command()
+def run(
+    configuration: Annotated[str, typer.Argument(help="One of the six: baseline, high_lr, …")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting, e.g. optim.learning_rate=1e-3; may be repeated."),
+    ] = None,
+    profile: Profile = "quick",
+    protocol: Protocol = "as-run",
+    corpus: Corpus = None,
+    tokenizer: Tokenizer = None,
+    max_steps: MaxSteps = None,
+    precision: Precision = None,
+    cpus_per_trial: CpusPerTrial = None,
+    gpus_per_trial: GpusPerTrial = None,
+    name: Name = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Train one configuration in this process, without Ray: the way to debug."""
+    from quarterhour.search_spaces.point import parse_assignment
+    from quarterhour.tune.ledger import open_trials
+
+    with bad_input():
+        settings = dict(parse_assignment(text) for text in set_ or [])
+        values = {**settings, **_settings(max_steps, precision)}
+        if cpus_per_trial is None:
+            cpus_per_trial = os.cpu_count()  # nothing else runs beside it
+        experiment = _experiment(
+            "run", configuration, profile=profile, protocol=protocol, corpus=corpus,
+            tokenizer=tokenizer, values=values, seeds=(values.get("seed", 0),), name=name,
+            runs=runs, resources=planned_resources(cpus_per_trial, gpus_per_trial, None, runs),
+        )  # fmt: skip
+    console = Console()
+    with opened(experiment):
+        todo = open_trials(experiment.trials(), runs)
+        console.print(_headline(experiment, len(todo)))
+        for spec in todo:
+            _train_here(console, experiment, spec)
+    for spec in experiment.trials():
+        _print_result(console, spec)
+    _end(console, experiment)
+
+
+def _settings(max_steps: int | None, precision: str | None) -> dict[str, Any]:
+    settings = {"budget.max_steps": max_steps, "precision": precision}
+    return {path: value for path, value in settings.items() if value is not None}
+
+
+def _experiment(
+    kind: str,
+    only: str | None,
+    *,
+    name: str | None,
+    runs: Path,
+    **asked: Any,
+) -> "Experiment":
+    """Resolve the user's options; the run folder is named after what is not the default."""
+    from quarterhour.tune.experiment import build_experiment
+
+    parts = [kind, only, asked["profile"], asked["protocol"]]
+    parts += [f"{path}={value}" for path, value in asked["values"].items()]
+    default = "-".join(part for part in parts if part and part not in ("quick", "as-run"))
+    return build_experiment(
+        kind=kind,
+        only=only,
+        folder=run_folder(name, default, runs),
+        **asked,
+    )
+
+
+def _train_here(console: Console, experiment: "Experiment", spec: "TrialSpec") -> None:
+    """Train one trial in this process."""
+    import torch
+
+    from quarterhour.tune.machine import keep_freed_memory
+    from quarterhour.tune.progress import TrialsProgress
+    from quarterhour.tune.training.trial import Trial
+
+    resources = experiment.resources
+    torch.set_num_threads(resources.threads)
+    keep_freed_memory()
+    trial = Trial(spec, experiment.tokens, torch.device(resources.device))
+    with TrialsProgress(console, [spec], 0) as progress:
+        for row in trial.rows():
+            progress.update(spec, row | {"warning": trial.take_warning()})
+
+
+def _print_result(console: Console, spec: "TrialSpec") -> None:
+    """The trial's last measures and one of its samples."""
+    result = spec.result()
+    if result and not result.reason:
+        names = ("train_loss_last", "eval_loss", "heldout_loss", "heldout_bits_per_byte")
+        losses = ", ".join(f"{name} {result.metrics[name]:.3f}" for name in names)
+        console.print(f"{spec.label}: {losses}")
+        sample = json.loads((spec.folder / "samples.json").read_text())[0]
+        console.print(f"sample: {sample['prompt']}{sample['continuation']}", markup=False)
+
+
+def _headline(experiment: "Experiment", n_todo: int) -> str:
+    """What runs, on what, and what need not run again."""
+    data, manifest = experiment.profile.data, experiment.tokens.manifest
+    resources = experiment.resources
+    precision = next(iter(experiment.configurations.values())).precision
+    n_trials = len(experiment.trials())
+    ended = f", {n_trials - n_todo} of them finished before" if n_todo < n_trials else ""
+    return (
+        f"{experiment.folder}: {n_trials} trials{ended}, profile {experiment.profile.name},"
+        f" protocol {experiment.protocol}, {precision} on {resources.device},"
+        f" up to {resources.concurrency} at once{resources.where}\n"
+        f"data {data.corpus}: {manifest.train_documents} documents, {manifest.train_tokens:,}"
+        f" tokens, {manifest.heldout_documents} held out; tokenizer {data.tokenizer},"
+        f" {manifest.vocab_size:,} entries; fingerprint {manifest.fingerprint}"
+    )
+
+
+def _report(console: Console, experiment: "Experiment") -> None:
+    """Print the tables and write them as csv."""
+    folder = experiment.folder / "tables"
+    measured = load_run(experiment.folder)
+    comparisons = beside_published(measured)
+    wide = Console(width=max(TABLE_WIDTH, console.width))
+    for comparison in comparisons:
+        wide.print(render(comparison))
+    reasons = "; ".join(differences(measured).values()) or "none"
+    wide.print(f"Differences from the study: {reasons}.", highlight=False)
+    write_csv(comparisons, folder)
+    console.print(f"tables as csv in {folder}")
+
+
+def _end(console: Console, experiment: "Experiment") -> None:
+    """Say how the trials ended: exit code 1 if one failed, 130 if some were stopped."""
+    results = {spec.label: spec.result() for spec in experiment.trials()}
+    failed = {label: result for label, result in results.items() if result and result.reason}
+    stopped = [label for label, result in results.items() if not result]
+    console.print(f"{len(results) - len(failed) - len(stopped)} of {len(results)} trials complete")
+    for label, result in failed.items():
+        console.print(f"{result.status} {label}: {result.reason}", markup=False)
+    if stopped:
+        console.print(f"stopped: {', '.join(stopped)}; the same command goes on from there")
+    console.print(f"run folder {experiment.folder}")
+    if failed or stopped:
+        raise typer.Exit(1 if failed else 130)

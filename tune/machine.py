@@ -1,0 +1,86 @@
+"""Facts about this machine: device, precision, memory, the hardware's name."""
+
+import ctypes
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from quarterhour.search_spaces.point import Precision
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+# Of each process on a GPU, beside its tensors: CUDA's context and kernels. Assumed, not measured.
+CUDA_CONTEXT_BYTES = 500_000_000
+
+
+def device_memory_bytes(device: str) -> int:
+    """Memory of a GPU, or of the machine."""
+    if device == "cuda":
+        return torch.cuda.get_device_properties().total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def cap_gpu_memory(share: float) -> None:
+    """Keep this process's allocator within its share of the GPU, less what CUDA itself takes."""
+    context = CUDA_CONTEXT_BYTES / device_memory_bytes("cuda")
+    torch.cuda.set_per_process_memory_fraction(min(1.0, share) - context)
+
+
+def best_precision(device: str) -> Precision:
+    """AMP dtype of a device: bf16 where the hardware multiplies it, fp16 on older GPUs, or fp32."""
+    if device == "cuda":
+        return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
+    features = torch.cpu.get_capabilities()
+    return "bf16" if features.get("avx512_bf16") or features.get("amx_bf16") else "fp32"
+
+
+def describe_hardware(device: str) -> dict[str, Any]:
+    """The machine as a result has to name it. Memory in bytes."""
+    cpu = torch.cpu.get_capabilities().get("cpu_name") or platform.machine()
+    memory = device_memory_bytes("cpu")
+    described = {"device": device, "name": cpu, "cores": os.cpu_count(), "memory_bytes": memory}
+    if device == "cuda":
+        described["name"] = torch.cuda.get_device_name()
+        described["gpu_memory_bytes"] = device_memory_bytes("cuda")
+    return described
+
+
+def keep_freed_memory() -> None:
+    """Let this process reuse freed memory instead of returning it to the kernel (glibc only).
+
+    Fresh pages for the large temporaries of a step cost a tenth of its time on a CPU.
+    """
+    if _has_glibc():
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, -1)
+
+
+def _has_glibc() -> bool:
+    return platform.libc_ver()[0] == "glibc"
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Start a new measurement of `peak_memory_bytes`, where the system allows it.
+
+    What an earlier trial of this process has freed goes back first, or it would be counted.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif os.access("/proc/self/clear_refs", os.W_OK):
+        if _has_glibc():
+            ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_bytes(device: torch.device) -> int | None:
+    """Largest memory since the reset: allocated on a GPU, resident on Linux; elsewhere None."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024

@@ -1,0 +1,158 @@
+"""What one trial gets of a machine or a cluster, and how many trials run at once."""
+
+import math
+import os
+from dataclasses import dataclass
+
+import torch
+
+from quarterhour.search_spaces.point import TrialConfig
+from quarterhour.tune.machine import CUDA_CONTEXT_BYTES, device_memory_bytes
+from quarterhour.tune.training.memory import ACCURACY, peak_bytes
+
+# Of a GPU under "auto": shares are its multiples, so that trials can follow in one process.
+SMALLEST_SHARE = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """A running Ray cluster: machines that are alike, and what each of them gives to trials.
+
+    All see `shared_folder`, under which the trials' folders are. `machines` has Ray's identifiers.
+    """
+
+    address: str
+    shared_folder: str
+    machines: tuple[str, ...]
+    cpus: float
+    gpus: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What one trial gets, and how many run at once. Threads are whole, CPUs may be a fraction.
+
+    `cpus` and `gpus` are those of one machine: this one, or each of a cluster's. With `by_memory`
+    each trial gets as much of a GPU as it needs, at least `gpus_per_trial`.
+    """
+
+    device: str
+    cpus: float
+    gpus: float
+    cpus_per_trial: float
+    gpus_per_trial: float
+    by_memory: bool = False
+    cluster: Cluster | None = None
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of one trial."""
+        return max(1, int(self.cpus_per_trial))
+
+    @property
+    def concurrency(self) -> int:
+        """The most trials that can run at once, on all machines."""
+        return self.places * (len(self.cluster.machines) if self.cluster else 1)
+
+    @property
+    def where(self) -> str:
+        """Of several machines, how many they are, as a headline says it."""
+        return f" on {len(self.cluster.machines)} machines" if self.cluster else ""
+
+    @property
+    def places(self) -> int:
+        """The most trials that can be on one machine at once."""
+        places = int(self.cpus / self.cpus_per_trial + 1e-9)
+        if self.gpus_per_trial > 1:
+            return min(places, int(self.gpus / self.gpus_per_trial))
+        if self.gpus_per_trial > 0:  # Ray puts a trial on one GPU, never on parts of two
+            return min(places, int(self.gpus) * int(1 / self.gpus_per_trial + 1e-9))
+        return places
+
+    def for_trial(self, config: TrialConfig) -> dict[str, float]:
+        """What a trial asks of Ray: CPUs, a share of a GPU, bytes of its machine's memory.
+
+        A trial without a GPU takes its place's part of the memory, and that of more places where it
+        needs more. Raises TooLargeError where its predicted memory is more than it can get.
+        """
+        there, needed = self._memory_bytes(), peak_bytes(config, self.device)
+        if self.device == "cuda":
+            needed += CUDA_CONTEXT_BYTES
+        asked = {"cpu": self.cpus_per_trial, "gpu": self.gpus_per_trial}
+        if not self.gpus_per_trial:
+            place = int(there / self.places)
+            places = math.ceil(_within(needed, there) / place)
+            return asked | {"memory": min(places, self.places) * place}
+        if not self.by_memory:
+            _within(needed, there * min(1.0, self.gpus_per_trial))
+            return asked
+        share = min(1.0, _within(needed, there) * ACCURACY / there)
+        smallest = math.ceil(share / self.gpus_per_trial - 1e-9)
+        return asked | {"gpu": round(smallest * self.gpus_per_trial, 4)}
+
+    def _memory_bytes(self) -> int:
+        """Memory of the device for all its trials; a cluster keeps some of its machines' back."""
+        if self.cluster and self.device == "cpu":
+            return self.cluster.memory_bytes
+        return device_memory_bytes(self.device)
+
+
+class TooLargeError(ValueError):
+    """A trial needs more memory than it can get."""
+
+
+def _within(needed: float, there: float) -> float:
+    if needed > there:
+        raise TooLargeError(f"needs {needed / 1e9:.1f} GB, and a trial has {there / 1e9:.1f} GB")
+    return needed
+
+
+def plan_resources(
+    cpus_per_trial: float | None,
+    gpus_per_trial: float | str | None,
+    cluster: Cluster | None = None,
+) -> Resources:
+    """Resources of a trial: what is asked for, else a GPU each, else one core each.
+
+    On this machine, or on those of a cluster, which are as this one is. GPUs may be "auto". Raises
+    ValueError where the machine has not what is asked for.
+    """
+    cpus, gpus = float(os.cpu_count() or 1), float(torch.cuda.device_count())
+    if cluster:
+        cpus, gpus = cluster.cpus, cluster.gpus if gpus else 0.0  # of those that torch can use
+    by_memory = gpus_per_trial == "auto"
+    share = _asked_gpus(gpus_per_trial, gpus)
+    if cpus_per_trial is None:
+        cpus_per_trial = min(1.0, cpus * share / gpus) if share else 1.0
+    if not 0 < cpus_per_trial <= cpus:
+        raise ValueError(
+            f"--cpus-per-trial is {cpus_per_trial:g}: it must be above 0 and at most this"
+            f" machine's {cpus:g} cores"
+        )
+    return Resources(
+        device="cuda" if share else "cpu",
+        cpus=cpus,
+        gpus=gpus,
+        cpus_per_trial=cpus_per_trial,
+        gpus_per_trial=share,
+        by_memory=by_memory,
+        cluster=cluster,
+    )
+
+
+def _asked_gpus(asked: float | str | None, gpus: float) -> float:
+    """GPUs of a trial, of the smallest one for "auto"."""
+    if asked is None:
+        return min(1.0, gpus)
+    try:
+        share = SMALLEST_SHARE if asked == "auto" else float(asked)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= gpus:
+        raise ValueError(
+            f"--gpus-per-trial is {asked if isinstance(asked, str) else format(asked, 'g')}: this"
+            f" machine has {gpus:g} GPUs that torch can use; ask for a number up to that, for auto"
+            " on a GPU, or for 0 to train on the CPU"
+        )
+    return share

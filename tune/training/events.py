@@ -1,0 +1,199 @@
+"""A trial's TensorBoard events, in its own folder: rows, samples, hyperparameters, its ending."""
+
+# The generated modules of protocol buffers get their names when they are imported.
+# pyright: reportAttributeAccessIssue=false
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+from torch.utils.tensorboard import FileWriter
+from torch.utils.tensorboard.summary import custom_scalars, text
+
+from quarterhour.search_spaces.point import TrialConfig
+from quarterhour.tune.ledger import Row, Status, TrialSpec, read_rows
+
+TAGS = {
+    "train_loss": "loss/train",
+    "eval_loss": "loss/eval",
+    "heldout_loss": "loss/heldout",
+    "heldout_bits_per_byte": "loss/heldout_bits_per_byte",
+    "train_batch_accuracy": "accuracy/train_batch",
+    "eval_accuracy": "accuracy/eval",
+    "train_batch_top5_accuracy": "accuracy/train_batch_top5",
+    "eval_top5_accuracy": "accuracy/eval_top5",
+    "eval_confidence": "calibration/eval_confidence",
+    "eval_entropy": "calibration/eval_entropy",
+    "learning_rate": "optimization/learning_rate",
+    "grad_norm": "optimization/grad_norm",
+    "tokens_per_second": "throughput/tokens_per_second",
+    "step_seconds": "throughput/step_seconds",
+    "peak_memory_bytes": "memory/peak_bytes",
+}
+# The measures in the table of hyperparameters.
+COMPARED = ("heldout_loss", "eval_loss", "train_loss", "tokens_per_second", "peak_memory_bytes")
+
+# A number, since only numbers can change while TensorBoard runs.
+RUNNING = 0
+STATUS_TAG = "status"
+STATUS_NUMBERS = {"COMPLETE": 1, "PRUNED": 2, "FAILED": 3, "INFEASIBLE": 4}
+STATUS_NAME = "status (0 running, 1 complete, 2 pruned, 3 failed, 4 infeasible)"
+
+LAYOUT = {
+    "Six configurations": {
+        "held-out loss": ["Multiline", ["loss/heldout$"]],
+        "held-out loss by tokens": ["Multiline", ["loss_by_tokens/heldout$"]],
+        "training loss": ["Multiline", ["loss/train$"]],
+        "training loss by tokens": ["Multiline", ["loss_by_tokens/train$"]],
+    },
+    "Held-out against leaky": {
+        "loss, held-out and leaky": ["Multiline", ["loss/heldout$", "loss/eval$"]],
+        "by tokens": ["Multiline", ["loss_by_tokens/heldout$", "loss_by_tokens/eval$"]],
+    },
+}
+
+
+def tag_of(name: str) -> str | None:
+    """TensorBoard's tag of a row's field; None for a field that is only in `metrics.jsonl`."""
+    if name.startswith("grad_norm_layer"):
+        return name.replace("grad_norm_", "gradients/")
+    return TAGS.get(name)
+
+
+class TrialEvents:
+    """Writes a trial's events, in place of those its folder has.
+
+    They begin with its hyperparameters: TensorBoard's table has it from then on, as running.
+    """
+
+    def __init__(self, spec: TrialSpec) -> None:
+        for path in spec.folder.glob("events.out.tfevents.*"):
+            os.truncate(path, 0)  # removed, it would hold up TensorBoard's slower reader for ever
+        self._writer = FileWriter(spec.folder)
+        # A reader that has followed the files that were here drops what they told.
+        self._writer.add_event(Event(session_log=SessionLog(status=SessionLog.START)), step=0)
+        self._writer.add_summary(_experiment(spec))
+        self._writer.add_summary(_session_start(spec.config))
+        self._writer.add_summary(custom_scalars(LAYOUT))
+        self._writer.add_summary(_scalars({STATUS_TAG: RUNNING}), 0)
+
+    def add_row(self, row: Row) -> None:
+        """Add a row's measures by step, and its losses by tokens too."""
+        tagged = {tag: row[name] for name in row if (tag := tag_of(name)) and row[name] is not None}
+        by_tokens = {
+            tag.replace("loss/", "loss_by_tokens/"): value
+            for tag, value in tagged.items()
+            if tag.startswith("loss/")
+        }
+        self._writer.add_summary(_scalars(tagged), row["step"])
+        self._writer.add_summary(_scalars(by_tokens), row["tokens"])
+
+    def add_samples(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
+        """Add what the prompts were continued with after `step` updates."""
+        # Indented, a continuation is shown as it is, whatever it holds.
+        shown = [f"**{s['prompt']}** …\n\n{_indented(s['continuation'])}" for s in samples]
+        self._writer.add_summary(text("samples", "\n".join(shown)), step)
+
+    def add_ending(self, status: Status, step: int) -> None:
+        """Add how the trial ended, after `step` updates."""
+        _add_ending(self._writer, status, step)
+
+    def flush(self) -> None:
+        """Let readers see all that was added."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._writer.close()
+
+
+def record_ending(folder: Path, status: Status) -> None:
+    """Add how a trial ended whose process is no more: in a file beside its events."""
+    rows = read_rows(folder)
+    writer = FileWriter(folder)
+    _add_ending(writer, status, rows[-1]["step"] if rows else 0)
+    writer.close()
+
+
+def _add_ending(writer: FileWriter, status: Status, step: int) -> None:
+    failed = status is Status.FAILED
+    info = plugin_data_pb2.SessionEndInfo(
+        status=api_pb2.STATUS_FAILURE if failed else api_pb2.STATUS_SUCCESS,
+        end_time_secs=time.time(),
+    )
+    data = plugin_data_pb2.HParamsPluginData(session_end_info=info)
+    writer.add_summary(_hparams(metadata.SESSION_END_INFO_TAG, data))
+    writer.add_summary(_scalars({STATUS_TAG: STATUS_NUMBERS[status]}), step)
+
+
+def _session_start(config: TrialConfig) -> Summary:
+    info = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
+    for path, value in config.values().items():
+        if isinstance(value, str):
+            info.hparams[path].string_value = value
+        elif isinstance(value, bool):
+            info.hparams[path].bool_value = value
+        elif value is not None:  # it would turn a column of numbers into one of strings
+            info.hparams[path].number_value = value
+    data = plugin_data_pb2.HParamsPluginData(session_start_info=info)
+    return _hparams(metadata.SESSION_START_INFO_TAG, data)
+
+
+def _experiment(spec: TrialSpec) -> Summary:
+    """The table's columns; TensorBoard takes those of one trial for all."""
+    domains = _domains(spec.folder)
+    infos = [
+        _hyperparameter(path, value, domains.get(path, [value]))
+        for path, value in spec.config.values().items()
+        if value is not None
+    ]
+    metrics = {STATUS_TAG: STATUS_NAME} | {TAGS[name]: name for name in COMPARED}
+    experiment = api_pb2.Experiment(
+        time_created_secs=time.time(),
+        hparam_infos=infos,
+        metric_infos=[
+            api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), display_name=name)
+            for tag, name in metrics.items()
+        ],
+    )
+    data = plugin_data_pb2.HParamsPluginData(experiment=experiment)
+    return _hparams(metadata.EXPERIMENT_TAG, data)
+
+
+def _hyperparameter(path: str, value: Any, domain: Sequence[Any]) -> api_pb2.HParamInfo:
+    info = api_pb2.HParamInfo(name=path, differs=len(domain) > 1)
+    if isinstance(value, str | bool):
+        is_text = isinstance(value, str)
+        info.type = api_pb2.DATA_TYPE_STRING if is_text else api_pb2.DATA_TYPE_BOOL
+        info.domain_discrete.extend(domain)
+    else:
+        info.type = api_pb2.DATA_TYPE_FLOAT64
+        info.domain_interval.min_value = domain[0]
+        info.domain_interval.max_value = domain[-1]
+    return info
+
+
+def _domains(folder: Path) -> dict[str, list[Any]]:
+    """What the run's `experiment.json`, somewhere above the trial, says of its hyperparameters."""
+    files = (parent / "experiment.json" for parent in folder.parents)
+    file = next((file for file in files if file.exists()), None)
+    return json.loads(file.read_text()).get("domains", {}) if file else {}
+
+
+def _hparams(tag: str, data: plugin_data_pb2.HParamsPluginData) -> Summary:
+    details = metadata.create_summary_metadata(data)
+    return Summary(value=[Summary.Value(tag=tag, metadata=details, tensor=metadata.NULL_TENSOR)])
+
+
+def _scalars(values: Mapping[str, float]) -> Summary:
+    return Summary(value=[Summary.Value(tag=t, simple_value=v) for t, v in values.items()])
+
+
+def _indented(text: str) -> str:
+    return "".join(f"    {line}\n" for line in text.splitlines())

@@ -1,0 +1,61 @@
+"""What a trial writes while it trains: `metrics.jsonl`, `samples.json` and its events."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+
+from quarterhour.data.files import write_text
+from quarterhour.tune.ledger import METRICS, Row, Status, TrialSpec, read_rows
+from quarterhour.tune.training.events import TrialEvents
+
+SAMPLES = "samples.json"
+
+
+class Recorder:
+    """Opens a trial's record as of `step`: what was written after that is taken back."""
+
+    def __init__(self, spec: TrialSpec, step: int) -> None:
+        rows = [row for row in read_rows(spec.folder) if row["step"] <= step]
+        write_text(spec.folder / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
+        self._file = (spec.folder / METRICS).open("a")
+        self._samples_path = spec.folder / SAMPLES
+        samples = json.loads(self._samples_path.read_text()) if self._samples_path.exists() else []
+        self._samples = [sample for sample in samples if sample["step"] <= step]
+        self._events = TrialEvents(spec)
+        for row in rows:
+            self._events.add_row(row)
+            if of_row := [s for s in self._samples if s["step"] == row["step"]]:
+                self._events.add_samples(row["step"], of_row)
+        self._events.flush()
+        self.last_row: Row = rows[-1] if rows else {}
+
+    def write(self, row: Row) -> None:
+        """Append one row, visible to readers at once: one to judge by, on other machines too."""
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        if "heldout_loss" in row:
+            self.sync()
+        self._events.add_row(row)
+        self._events.flush()
+        self.last_row = row
+
+    def write_samples(self, samples: Sequence[Mapping[str, str]]) -> None:
+        """Put the last row's samples, each a prompt and its continuation, before earlier ones."""
+        step = self.last_row["step"]
+        self._samples = [{"step": step, **sample} for sample in samples] + self._samples
+        write_text(self._samples_path, json.dumps(self._samples, indent=2))
+        self._events.add_samples(step, samples)
+        self._events.flush()
+
+    def write_ending(self, status: Status) -> None:
+        """Show how the trial ended; its `result.json` is written beside this."""
+        self._events.add_ending(status, self.last_row["step"])
+
+    def sync(self) -> None:
+        """Make the rows so far survive a loss of power, and leave this machine."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the files."""
+        self._file.close()
+        self._events.close()

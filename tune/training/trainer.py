@@ -1,0 +1,155 @@
+"""What a trial trains: one update, its measurements, the state to go on from.
+
+Shapes: B batch, T time, N = B · T tokens, D d_model.
+"""
+
+import math
+import time
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from quarterhour.model.decoder import Decoder
+from quarterhour.model.loss import mean_cross_entropy, token_loss, token_metrics
+from quarterhour.model.optim import build_optimizer
+from quarterhour.search_spaces.point import TrialConfig
+
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+LARGEST_EXPONENT = 20.0
+DROPOUT_STREAM = 2  # of a seed's streams of random numbers; data.batches has the others
+
+
+class Trainer:
+    """Model, optimizer and loss scaler of a trial after `step` updates."""
+
+    def __init__(self, config: TrialConfig, device: torch.device) -> None:
+        self.config = config
+        self.device = device
+        self.model = Decoder(config.model, config.seed).to(device)
+        self.optimizer = build_optimizer(self.model, config.optim)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+        self.step = 0
+        self.layer_grad_norms = torch.empty(0)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        dtype = AUTOCAST_DTYPES.get(self.config.precision)
+        return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
+
+    def _hidden_and_targets(self, batch_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden states [N, D] of a batch [B, T + 1]'s inputs, and its targets [N]."""
+        return self.model(batch_BT[:, :-1]).flatten(0, 1), batch_BT[:, 1:].flatten()
+
+    def train_step(
+        self, batch_BT: Tensor, *, measure_layers: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """One update on a batch [B, T + 1]; its loss before, and the norm of the gradient.
+
+        With `measure_layers`, `layer_grad_norms` gets the norm of each layer's part, before
+        clipping. Nothing here waits for the device.
+        """
+        learning_rate = self.learning_rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.model.train()
+        if self.config.model.dropout:
+            torch.manual_seed(self._dropout_seed())
+        with self._autocast():
+            hidden_ND, targets_N = self._hidden_and_targets(batch_BT)
+            loss = mean_cross_entropy(hidden_ND, self.model.embedding.weight, targets_N)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        if measure_layers:
+            self.layer_grad_norms = self._layer_grad_norms()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        self.step += 1
+        return loss.detach(), norm
+
+    def _dropout_seed(self) -> int:
+        """A function of the step, so that a resumed trial drops what an undisturbed one drops."""
+        stream = np.random.SeedSequence([self.config.seed, DROPOUT_STREAM, self.step])
+        return int(stream.generate_state(1)[0])
+
+    def _layer_grad_norms(self) -> Tensor:
+        """Norm of the gradient of each layer's parameters: [layers], the embedding left out."""
+        return torch.stack(
+            [
+                nn.utils.get_total_norm(p.grad for p in layer.parameters() if p.grad is not None)
+                for layer in self.model.layers
+            ]
+        )
+
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of the next update."""
+        return self.config.optim.learning_rate_at(self.step, self.config.budget.steps)
+
+    @torch.no_grad()
+    def metrics(self, batch_BT: Tensor) -> tuple[dict[str, float], np.ndarray]:
+        """The reference's measures of a batch [B, T + 1], and its calibration bins [3, K].
+
+        Perplexity is exp(min(loss, 20)).
+        """
+        self.model.eval()
+        with self._autocast():
+            hidden_ND, targets_N = self._hidden_and_targets(batch_BT)
+            means, bins_3K = token_metrics(hidden_ND, self.model.embedding.weight, targets_N)
+        values = {name: float(mean) for name, mean in means.items()}
+        values["perplexity"] = math.exp(min(values["loss"], LARGEST_EXPONENT))
+        return values, bins_3K.double().cpu().numpy()
+
+    @torch.no_grad()
+    def loss(self, batch_BT: Tensor) -> float:
+        """Mean loss of a batch [B, T + 1] in nats."""
+        self.model.eval()
+        with self._autocast():
+            hidden_ND, targets_N = self._hidden_and_targets(batch_BT)
+            return float(token_loss(hidden_ND, self.model.embedding.weight, targets_N))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next update depends on."""
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up the state that `state_dict` gave."""
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+
+
+class Stopwatch:
+    """Seconds between marks, read after the window: on a GPU by events, which do not wait."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._spans: list[tuple[Any, Any]] = []
+
+    def mark(self) -> Any:
+        """A point in the device's time."""
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def span(self, begin: Any) -> None:
+        """Count the time from `begin` until now."""
+        self._spans.append((begin, self.mark()))
+
+    def seconds(self) -> list[float]:
+        """The counted times; waits for the device."""
+        if not self._on_gpu:
+            return [end - begin for begin, end in self._spans]
+        torch.cuda.synchronize()
+        return [begin.elapsed_time(end) / 1000 for begin, end in self._spans]

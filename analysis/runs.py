@@ -1,25 +1,36 @@
 """Reads a run folder: the experiment, its trials, and the rows they have written so far."""
 
-import json
 import os
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from quarterhour.tune.run_folder import (
+    CONFIG,
+    EXPERIMENT,
+    RESULT,
+    TRIAL,
+    Row,
+    Status,
+    read_experiment,
+    read_json,
+    read_rows,
+    trial_folders,
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Run:
     """A run folder, read; equal only to itself, so that what is computed from it can be cached.
 
-    `trials` has one row for each configuration and seed, in the experiment's order: `status`
-    (WAITING: listed in experiment.json but not begun; RUNNING: begun, no result yet; COMPLETE;
-    FAILED; in a search also PRUNED and INFEASIBLE), `reason`, `diverged`, `parameters`, `key`,
-    `adopted_from`, `steps_done` (optimizer updates in its last row), `origin` (in a search: who
-    asked for it), `folder` (None while WAITING) and its configuration under dotted names
-    ("optim.learning_rate"). In a search a trial's number stands as `configuration`.
+    `trials` has one row for each configuration and seed, in the experiment's order: `status` (a
+    `Status`; WAITING trials are listed in experiment.json and have not begun), `reason`,
+    `diverged`, `parameters`, `key`, `adopted_from`, `steps_done` (optimizer updates in its last
+    row), `origin` (in a search: who asked for it), `folder` (None while WAITING) and its
+    configuration under dotted names ("optim.learning_rate"). In a search a trial's number stands
+    as `configuration`.
     `rows` has every row of every metrics.jsonl, with its `configuration` and `seed`; it has no
     columns while no trial has written a row.
     """
@@ -42,16 +53,14 @@ def load_run(folder: Path) -> Run:
         for name in experiment["configurations"]
         for seed in experiment["seeds"]
     }
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     row_of: list[tuple[str, int]] = []
-    for config_file in sorted(folder.glob("**/config.json")):
-        if any(part.startswith(".") for part in config_file.relative_to(folder).parts):
-            continue  # a folder that is being written
-        trial, trial_rows = _read_trial(config_file.parent)
+    for trial_folder in trial_folders(folder):
+        trial, trial_rows = _read_trial(trial_folder)
         key = trial["configuration"], trial["seed"]
         if key in trials and trials[key]["folder"]:
             raise ValueError(
-                f"{config_file.parent} and {trials[key]['folder']} are the same trial: move one of"
+                f"{trial_folder} and {trials[key]['folder']} are the same trial: move one of"
                 " them out of the run folder"
             )
         trials[key] = trial
@@ -90,21 +99,21 @@ def _read_experiment(folder: Path) -> dict[str, Any]:
             f"run folder {folder} does not exist: give one that `quarterhour grid` or"
             " `quarterhour run` has written, such as runs/grid"
         )
-    file = folder / "experiment.json"
-    if not file.is_file():
+    experiment = read_experiment(folder)
+    if not experiment:
         raise ValueError(
-            f"{folder} is not a run folder, for it has no experiment.json: give one that"
+            f"{folder} is not a run folder, for it has no {EXPERIMENT}: give one that"
             " `quarterhour grid` or `quarterhour run` has written, such as runs/grid"
         )
-    return _read_json(file)
+    return experiment
 
 
-def _read_trial(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    config = _read_json(folder / "config.json")
-    result_file = folder / "result.json"
-    result = _read_json(result_file) if result_file.is_file() else {"status": "RUNNING"}
+def _read_trial(folder: Path) -> tuple[dict[str, Any], list[Row]]:
+    config = read_json(folder / CONFIG)
+    has_ended = (folder / RESULT).is_file()
+    result = read_json(folder / RESULT) if has_ended else {"status": Status.RUNNING}
     waiting = _waiting(config["name"], config["seed"])
-    rows = _read_rows(folder / "metrics.jsonl")
+    rows = read_rows(folder)
     trial = (
         dotted(config["config"])
         | waiting
@@ -115,11 +124,11 @@ def _read_trial(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return trial, rows
 
 
-def _rows_frame(rows: list[dict[str, Any]], row_of: list[tuple[str, int]]) -> pd.DataFrame:
+def _rows_frame(rows: list[Row], row_of: list[tuple[str, int]]) -> pd.DataFrame:
     """The rows with their trials' configuration and seed before them."""
     frame = pd.DataFrame(rows)
     if rows:
-        for place, name in enumerate(("configuration", "seed")):
+        for place, name in enumerate(TRIAL):
             frame.insert(place, name, [key[place] for key in row_of])
     return frame
 
@@ -128,57 +137,10 @@ def _waiting(configuration: str, seed: int) -> dict[str, Any]:
     return {
         "configuration": configuration,
         "seed": seed,
-        "status": "WAITING",
+        "status": Status.WAITING,
         "reason": None,
         "diverged": False,
         "steps_done": 0,
         "origin": None,
         "folder": None,
     }
-
-
-def _read_rows(file: Path) -> list[dict[str, Any]]:
-    lines = file.read_bytes().splitlines() if file.is_file() else []
-    try:
-        rows = json.loads(b"[" + b",".join(lines) + b"]")  # one call for all is much faster
-        steps = [0, *(row["step"] for row in rows)]
-        if len(rows) == len(lines) and all(a < b for a, b in pairwise(steps)):
-            return rows
-    except (ValueError, TypeError, KeyError):
-        pass
-    return _read_lines(file, lines)
-
-
-def _read_lines(file: Path, lines: list[bytes]) -> list[dict[str, Any]]:
-    """The rows line by line, to leave out a last one that was cut off and to name a broken one."""
-    rows: list[dict[str, Any]] = []
-    last = 0
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            step = row["step"]
-        except (ValueError, TypeError, KeyError) as error:
-            if number == len(lines):
-                break
-            raise ValueError(
-                f"{file}, line {number} is no row ({line[:40]!r}): every line but the last must be"
-                " a JSON object with a step; repair or delete the line"
-            ) from error
-        if step <= last:
-            raise ValueError(
-                f"{file}, line {number} has step {step} after step {last}: steps must rise;"
-                " delete the lines that were written twice"
-            )
-        rows.append(row)
-        last = step
-    return rows
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_bytes())
-    except ValueError as error:
-        raise ValueError(
-            f"{file} cannot be read ({error}): it must hold one JSON object; restore it, or delete"
-            " it and start the run again"
-        ) from error

@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Self
 
-from quarterhour.search_spaces.point import TrialConfig
+from quarterhour.search_spaces.point import QUARTERS, TrialConfig
 
 UNITS = ("steps", "tokens", "flops", "seconds")
 EXPONENTS = {"": 0, "k": 3, "M": 6, "B": 9, "G": 9, "T": 12}
-QUARTERS = 4  # a trial has at least one step in each, so that its curve has these points
 
 
 class BudgetTooSmallError(ValueError):
@@ -44,17 +43,16 @@ class SearchBudget:
     def tokens_of(cls, config: TrialConfig) -> Self:
         """The tokens that `config` trains on."""
         data = config.data
-        tokens = config.budget.last_step * data.batch_size * data.seq_len
+        tokens = config.budget.trained_steps * data.batch_size * data.seq_len
         return cls(unit="tokens", amount=float(tokens))
 
-    def spent_on(self, config: TrialConfig, like: TrialConfig) -> TrialConfig:
+    def applied_to(self, config: TrialConfig) -> TrialConfig:
         """`config` with the steps that fit into this budget, never more than it.
 
-        It is measured as often in proportion as `like`. Raises BudgetTooSmallError where
-        fewer than four steps fit, which is no training.
+        Raises BudgetTooSmallError where fewer than four steps fit, which is no training.
         """
         if self.unit == "seconds":
-            budget = replace(like.budget, steps=0, seconds=self.amount)
+            budget = replace(config.budget, steps=0, seconds=self.amount)
             return replace(config, budget=budget)
         steps = int(self.amount / self._of_a_step(config) * (1 + 1e-12))
         if steps < QUARTERS:
@@ -62,7 +60,7 @@ class SearchBudget:
                 f"budget {self} is {steps} steps of data.batch_size {config.data.batch_size} and"
                 f" data.seq_len {config.data.seq_len}: it must be at least {QUARTERS}; give more"
             )
-        return replace(config, budget=like.budget.with_steps(steps, like.budget))
+        return replace(config, budget=config.budget.with_steps(steps))
 
     def _of_a_step(self, config: TrialConfig) -> float:
         tokens = config.data.batch_size * config.data.seq_len

@@ -12,12 +12,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import BaseTrial, FixedTrial
 
+from quarterhour.model.optim import Schedule
 from quarterhour.search_spaces.point import TrialConfig
 from quarterhour.search_spaces.profiles import Profile
 from quarterhour.search_spaces.reference import scaled
@@ -25,8 +26,6 @@ from quarterhour.search_spaces.reference import scaled
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 Space = Callable[[BaseTrial], Mapping[str, Any]]
-
-SCHEDULES = ("cosine", "constant", "linear", "warmup-stable-decay", "cyclical")
 
 
 def open_ended(profile: Profile) -> Space:
@@ -65,7 +64,7 @@ def open_ended(profile: Profile) -> Space:
             "optim.beta2": trial.suggest_float("optim.beta2", 0.9, 0.999),
             "optim.clip_norm": trial.suggest_float("optim.clip_norm", 0.1, 10.0, log=True),
             "optim.warmup_fraction": trial.suggest_float("optim.warmup_fraction", 0.0, 0.5),
-            "optim.schedule": trial.suggest_categorical("optim.schedule", SCHEDULES),
+            "optim.schedule": trial.suggest_categorical("optim.schedule", get_args(Schedule)),
         }
         if point["optim.schedule"] == "warmup-stable-decay":
             point["optim.decay_fraction"] = trial.suggest_float("optim.decay_fraction", 0.1, 0.9)

@@ -21,6 +21,10 @@ NUMERICS_VERSION = 3
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
+QUARTERS = 4  # of a trial, at whose ends every trial has a row: it has at least one step in each
+REPORTS = 100  # rows of a whole trial, as the study has them
+REPORTS_PER_EVALUATION = 20
+
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetConfig:
@@ -55,13 +59,13 @@ class BudgetConfig:
             )
 
     @property
-    def last_step(self) -> int:
+    def trained_steps(self) -> int:
         """Number of updates after which training ends."""
         return min(self.steps, self.max_steps or self.steps)
 
     def quarter_ends(self) -> list[int]:
-        """Numbers of updates after which a quarter, a half, three and all quarters are done."""
-        return [self.steps * quarter // 4 for quarter in (1, 2, 3, 4)]
+        """Numbers of updates after which each quarter is done."""
+        return [self.steps * quarter // QUARTERS for quarter in range(1, QUARTERS + 1)]
 
     def quarters_done(self, updates: int) -> int:
         """How many quarters of the training `updates` have done."""
@@ -70,17 +74,17 @@ class BudgetConfig:
     def window_ends(self) -> list[int]:
         """Numbers of updates done at which a row is reported; the windows between them tile."""
         ends = {step + 1 for step in range(0, self.steps, self.report_every)}
-        ends |= {*self.quarter_ends(), self.last_step}
-        return sorted(end for end in ends if 0 < end <= self.last_step)
+        ends |= {*self.quarter_ends(), self.trained_steps}
+        return sorted(end for end in ends if 0 < end <= self.trained_steps)
 
     def evaluates_at(self, updates: int) -> bool:
         """Whether the row after so many updates is an evaluation."""
-        return (updates - 1) % self.eval_every == 0 or updates == self.last_step
+        return (updates - 1) % self.eval_every == 0 or updates == self.trained_steps
 
-    def with_steps(self, steps: int, like: Self) -> Self:
-        """This budget over other steps, measured as often in proportion as `like` is."""
-        report_every = max(1, round(steps * like.report_every / like.steps))
-        eval_every = report_every * (like.eval_every // like.report_every)
+    def with_steps(self, steps: int) -> Self:
+        """This budget over other steps, measured as often in proportion as the study's trials."""
+        report_every = max(1, round(steps / REPORTS))
+        eval_every = report_every * REPORTS_PER_EVALUATION
         return replace(self, steps=steps, report_every=report_every, eval_every=eval_every)
 
 

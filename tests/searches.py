@@ -18,9 +18,10 @@ from quarterhour.search_spaces.profiles import QUICK
 from quarterhour.search_spaces.reference import reference_configurations
 from quarterhour.tune.cluster.searcher import LedgerAsha, Limits, StudySearcher
 from quarterhour.tune.cluster.trainable import from_param_space
-from quarterhour.tune.ledger import METRICS, Row, Status, TrialSpec
+from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.places import Resources
 from quarterhour.tune.progress import SearchProgress
+from quarterhour.tune.run_folder import METRICS, Row, Status
 from quarterhour.tune.search.settings import FirstPoint, Search
 from quarterhour.tune.search.study import STUDY_NAME, open_storage
 
@@ -43,9 +44,8 @@ def tiny_search(
 ) -> Search:
     """A search on the quick profile with a budget of eight steps, in a new or an old folder."""
     parsed = SearchBudget.parse(budget)
-    like = QUICK.baseline
     six = reference or {
-        name: replace(parsed.spent_on(config, like), seed=seed)
+        name: replace(parsed.applied_to(config), seed=seed)
         for name, config in reference_configurations(QUICK, "as-run").items()
     }
     folder = runs / name
@@ -56,7 +56,6 @@ def tiny_search(
         data_fingerprint="data",
         space=space or open_ended(QUICK),
         reference=six,
-        like=like,
         budget=parsed,
         objectives=objectives,
         scheduler=scheduler,

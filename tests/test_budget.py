@@ -11,7 +11,8 @@ from quarterhour.data.tokens import TokenData
 from quarterhour.search_spaces.budget import BudgetTooSmallError, SearchBudget
 from quarterhour.search_spaces.open_ended import open_ended
 from quarterhour.search_spaces.profiles import PROFILES, QUICK
-from quarterhour.tune.ledger import read_rows, read_spec
+from quarterhour.tune.ledger import read_spec
+from quarterhour.tune.run_folder import read_rows
 
 
 @pytest.fixture(scope="module")
@@ -51,24 +52,24 @@ def test_no_trial_spends_more_and_each_within_a_step_of_the_budget(
     flops = tokens * config.model.flops_per_token(config.data.seq_len)
     of_step = {"steps": 1, "tokens": tokens, "flops": flops}[unit]
     amount = 4 * of_step * share
-    budgeted = SearchBudget(unit=unit, amount=amount).spent_on(config, QUICK.baseline)
+    budgeted = SearchBudget(unit=unit, amount=amount).applied_to(config)
     spent = budgeted.budget.steps * of_step
     assert spent <= amount * (1 + 1e-9)
     assert spent + of_step > amount
     assert dataclasses.replace(budgeted, budget=config.budget) == config
     with pytest.raises(BudgetTooSmallError, match="at least 4"):
-        SearchBudget(unit=unit, amount=3.9 * of_step).spent_on(config, QUICK.baseline)
+        SearchBudget(unit=unit, amount=3.9 * of_step).applied_to(config)
 
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
 def test_the_baselines_own_tokens_give_its_own_budget(profile: object):
     baseline = profile.baseline  # pyright: ignore
-    assert SearchBudget.tokens_of(baseline).spent_on(baseline, baseline) == baseline
+    assert SearchBudget.tokens_of(baseline).applied_to(baseline) == baseline
 
 
 @given(st.integers(4, 5_000))
 def test_trials_of_any_length_are_measured_as_often(steps: int):
-    budget = SearchBudget(unit="steps", amount=steps).spent_on(QUICK.baseline, QUICK.baseline)
+    budget = SearchBudget(unit="steps", amount=steps).applied_to(QUICK.baseline)
     ends = budget.budget.window_ends()
     assert min(steps, 60) <= len(ends) <= 210
     assert set(budget.budget.quarter_ends()) <= set(ends)
@@ -76,10 +77,10 @@ def test_trials_of_any_length_are_measured_as_often(steps: int):
 
 
 def test_a_budget_in_seconds_is_in_the_key_and_its_measured_steps_are_not():
-    minute = SearchBudget.parse("seconds:60").spent_on(QUICK.baseline, QUICK.baseline)
+    minute = SearchBudget.parse("seconds:60").applied_to(QUICK.baseline)
     measured = minute.with_values({"budget.steps": 77, "budget.seconds": 60.0})
     assert minute.key("data") == measured.key("data")
-    hour = SearchBudget.parse("seconds:3600").spent_on(QUICK.baseline, QUICK.baseline)
+    hour = SearchBudget.parse("seconds:3600").applied_to(QUICK.baseline)
     assert hour.key("data") != minute.key("data")
 
 

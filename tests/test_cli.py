@@ -8,7 +8,7 @@ from tiny import write_corpus
 
 import quarterhour.data.corpora
 from quarterhour.tune.cli import main
-from quarterhour.tune.ledger import read_rows
+from quarterhour.tune.run_folder import read_rows
 
 Quarterhour = Callable[..., tuple[int, str, str]]
 

@@ -8,18 +8,16 @@ import pytest
 from tiny import tiny_config
 
 from quarterhour.tune.ledger import (
-    METRICS,
     Result,
-    Status,
     TrialSpec,
     adopt,
     claimed,
     finished_folders,
     open_trials,
     read_result,
-    read_rows,
     read_spec,
 )
+from quarterhour.tune.run_folder import METRICS, Status, read_rows
 
 ROW = {"step": 20, "heldout_loss": 2.5}
 

@@ -18,9 +18,10 @@ from quarterhour.search_spaces.profiles import QUICK
 from quarterhour.tune.cluster.fit import join
 from quarterhour.tune.cluster.grid import run_trials
 from quarterhour.tune.cluster.machines import SHARED, check_alike, find_cluster
-from quarterhour.tune.ledger import Status, TrialSpec, read_rows
+from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.places import Cluster, plan_resources
 from quarterhour.tune.progress import TrialsProgress
+from quarterhour.tune.run_folder import Status, read_rows
 
 BIN = Path(sys.executable).parent
 FACTS = {"CPUs": 8.0, "GPUs": 1.0, "graphics cards": ["T4"], "torch": "2.13.0", SHARED: True}

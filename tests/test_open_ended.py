@@ -1,5 +1,5 @@
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import optuna
 import pytest
@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FixedTrial
 
-from quarterhour.search_spaces.open_ended import SCHEDULES, load_space, locate, open_ended
+from quarterhour.model.optim import Schedule
+from quarterhour.search_spaces.open_ended import load_space, locate, open_ended
 from quarterhour.search_spaces.profiles import PAPER, PROFILES, QUICK, Profile
 from quarterhour.search_spaces.reference import PROTOCOLS, SIX, reference_configurations
 
@@ -23,7 +24,7 @@ def sampled(profile: Profile, seed: int) -> optuna.Trial:
 def distributions(profile: Profile) -> dict[str, BaseDistribution]:
     """All parameters of the space: those of every schedule."""
     found: dict[str, BaseDistribution] = {}
-    for schedule in SCHEDULES:
+    for schedule in get_args(Schedule):
         point = locate(
             open_ended(profile),
             profile.baseline,

@@ -180,12 +180,12 @@ def test_windows_tile_the_run_with_every_evaluation_and_quarter_at_an_end(
     ends = budget.window_ends()
     assert ends == sorted(set(ends))
     assert ends[0] == 1
-    assert ends[-1] == budget.last_step <= steps
+    assert ends[-1] == budget.trained_steps <= steps
     assert all(b - a <= report_every for a, b in itertools.pairwise(ends))
     evaluated = {step + 1 for step in range(0, steps, eval_every)}
     wanted = evaluated | {steps * quarter // 4 for quarter in (1, 2, 3, 4)} - {0}
-    assert {end for end in wanted if end <= budget.last_step} <= set(ends)
-    assert set(filter(budget.evaluates_at, ends)) == evaluated & set(ends) | {budget.last_step}
+    assert {end for end in wanted if end <= budget.trained_steps} <= set(ends)
+    assert set(filter(budget.evaluates_at, ends)) == evaluated & set(ends) | {budget.trained_steps}
 
 
 def test_the_study_is_evaluated_where_it_was_and_at_the_end():

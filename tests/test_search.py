@@ -4,6 +4,7 @@ import json
 import signal
 import time
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -14,9 +15,9 @@ from tiny import write_corpus
 
 from quarterhour.analysis.chapters.search.results import search_results, seed_comparison
 from quarterhour.analysis.runs import load_run
-from quarterhour.search_spaces.open_ended import SCHEDULES
+from quarterhour.model.optim import Schedule
 from quarterhour.search_spaces.reference import SIX
-from quarterhour.tune.ledger import read_rows
+from quarterhour.tune.run_folder import read_rows
 from quarterhour.tune.search.settings import build_search
 
 SEARCH = ("search", "--corpus", "tiny.jsonl")
@@ -94,7 +95,7 @@ def test_the_run_folder_tells_what_hyperparameters_range_over(tmp_path: Path):
     domains = experiment.describe()["domains"]
     assert domains["optim.beta1"] == [0.8, 0.98]
     assert domains["optim.decay_fraction"] == [0.1, 0.9], "only some points have it"
-    assert domains["optim.schedule"] == sorted(SCHEDULES)
+    assert domains["optim.schedule"] == sorted(get_args(Schedule))
     assert domains["model.dropout"] == [0.0, 0.3]
     assert domains["optim.eps"] == [1e-8]
     assert domains["model.n_heads"][0] < domains["model.n_heads"][1], "it follows from the width"

@@ -15,8 +15,9 @@ import quarterhour.tune.cli
 from quarterhour.analysis.chapters.search.results import rerun_command
 from quarterhour.analysis.runs import load_run
 from quarterhour.tune.cli import main
-from quarterhour.tune.ledger import Status, TrialSpec
+from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.places import plan_resources
+from quarterhour.tune.run_folder import Status
 from quarterhour.tune.search.queue import waiting_points
 from quarterhour.tune.search.settings import build_search, read_search
 

@@ -26,7 +26,8 @@ from searches import (
 
 from quarterhour.search_spaces.profiles import QUICK
 from quarterhour.search_spaces.reference import SIX
-from quarterhour.tune.ledger import METRICS, Status, TrialSpec, read_rows
+from quarterhour.tune.ledger import TrialSpec
+from quarterhour.tune.run_folder import METRICS, Status, read_rows
 from quarterhour.tune.search.queue import add_point, waiting_points
 from quarterhour.tune.search.study import JOURNAL, STATES
 

@@ -23,7 +23,8 @@ from tiny import tiny_config, write_corpus
 
 from quarterhour.search_spaces.reference import SIX
 from quarterhour.tune.commands.tensorboard import serve
-from quarterhour.tune.ledger import Status, TrialSpec, read_rows
+from quarterhour.tune.ledger import TrialSpec
+from quarterhour.tune.run_folder import Status, read_rows
 from quarterhour.tune.training.recorder import Recorder
 
 BROWSER = shutil.which("chromium")

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from quarterhour.data.tokens import TokenData
 from quarterhour.model.sampling import PROMPTS
-from quarterhour.tune.ledger import Status, read_rows
+from quarterhour.tune.run_folder import Status, read_rows
 from quarterhour.tune.training.trainer import Trainer
 from quarterhour.tune.training.trial import Trial
 

@@ -13,7 +13,8 @@ from quarterhour.data.tokens import DataConfig, TokenData, prepare_tokens
 from quarterhour.model.decoder import DecoderConfig
 from quarterhour.model.optim import OptimConfig
 from quarterhour.search_spaces.point import BudgetConfig, TrialConfig
-from quarterhour.tune.ledger import Row, TrialSpec, read_rows
+from quarterhour.tune.ledger import TrialSpec
+from quarterhour.tune.run_folder import Row, read_rows
 from quarterhour.tune.training.trial import Trial
 
 CLOCK_AND_MACHINE = {

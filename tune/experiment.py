@@ -22,9 +22,10 @@ from quarterhour.data.tokens import TokenData, prepare_tokens
 from quarterhour.search_spaces.point import NUMERICS_VERSION, TrialConfig
 from quarterhour.search_spaces.profiles import PROFILES, Profile
 from quarterhour.search_spaces.reference import reference_configurations
-from quarterhour.tune.ledger import EXPERIMENT, TrialSpec
+from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.machine import best_precision, describe_hardware
 from quarterhour.tune.places import Resources
+from quarterhour.tune.run_folder import EXPERIMENT, FORMAT_VERSION, LOCK, OWNER, read_experiment
 
 PACKAGES = (
     "quarterhour",
@@ -36,7 +37,6 @@ PACKAGES = (
     "tokenizers",
     "numpy",
 )
-LOCK, OWNER = ".lock", ".owner"
 BYTES_PER_PARAMETER = 12  # of a checkpoint: weights and AdamW's two moments in fp32
 
 
@@ -90,6 +90,7 @@ class Experiment:
     def describe(self) -> dict[str, Any]:
         """What `experiment.json` holds: everything that a reader of the results has to know."""
         return {
+            "format": FORMAT_VERSION,
             "name": self.folder.name,
             "kind": self.kind,
             "profile": self.profile.name,
@@ -123,7 +124,7 @@ class Experiment:
 
     def _merged(self, new: dict[str, Any]) -> dict[str, Any]:
         """`new` with the seeds and the birth of the folder's own; ValueError if they differ."""
-        old = read_description(self.folder)
+        old = read_experiment(self.folder)
         if not old:
             return new
         for what in ("data.fingerprint", "numerics_version", "search", "resolved"):
@@ -147,17 +148,6 @@ class Experiment:
                 f"{self.folder} needs up to {needed / 1e6:,.0f} MB for checkpoints and its disk has"
                 f" {free / 1e6:,.0f} MB free: free some, or pass --runs with a folder elsewhere"
             )
-
-
-def read_description(folder: Path) -> dict[str, Any]:
-    """A run folder's `experiment.json`, empty if there is none; raises ValueError if damaged."""
-    path = folder / EXPERIMENT
-    try:
-        return json.loads(path.read_text()) if path.is_file() else {}
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is damaged ({error}): restore it, or use another --name"
-        ) from error
 
 
 def owner(folder: Path) -> str | None:

@@ -7,10 +7,9 @@ again: whoever meets it adopts the folder.
 import json
 import os
 import shutil
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +17,19 @@ from filelock import FileLock
 
 from quarterhour.data.files import write_folder, write_text
 from quarterhour.search_spaces.point import TrialConfig
-
-Row = dict[str, Any]
-
-EXPERIMENT = "experiment.json"
-CONFIG = "config.json"
-CHECKPOINT = "checkpoint.pt"
-METRICS = "metrics.jsonl"
-RESULT = "result.json"
-ERROR = "error.txt"
-CLAIMS = ".trials"  # beside the runs: which folder has a key
-
-
-class Status(StrEnum):
-    """How a trial ended: whole, by an error, stopped as unpromising, or too large to train."""
-
-    COMPLETE = "COMPLETE"
-    FAILED = "FAILED"
-    PRUNED = "PRUNED"
-    INFEASIBLE = "INFEASIBLE"
+from quarterhour.tune.run_folder import (
+    CLAIMS,
+    CONFIG,
+    ERROR,
+    RESULT,
+    Row,
+    Status,
+    ended_folders,
+    look_anew,
+    read_json,
+    read_rows,
+    run_of,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +45,8 @@ class Result:
     adopted_from: str | None = None
 
     def __post_init__(self) -> None:
+        if not self.status.ended:
+            raise ValueError(f"a trial that is {self.status} has no result")
         if self.status is Status.COMPLETE and not self.metrics:
             raise ValueError("a COMPLETE result needs metrics")
         if self.status is not Status.COMPLETE and not self.reason:
@@ -100,7 +95,7 @@ class TrialSpec:
     def flops(self) -> int:
         """Training FLOPs of the whole trial."""
         data = self.config.data
-        tokens = self.config.budget.last_step * data.batch_size * data.seq_len
+        tokens = self.config.budget.trained_steps * data.batch_size * data.seq_len
         return tokens * self.config.model.flops_per_token(data.seq_len)
 
     def write_config(self) -> None:
@@ -149,8 +144,8 @@ class TrialSpec:
 
 
 def read_spec(folder: Path) -> TrialSpec:
-    """The trial of a folder that `write_config` has made."""
-    content = json.loads((folder / CONFIG).read_text())
+    """The trial of a folder that `write_config` has made; raises ValueError if it is damaged."""
+    content = read_json(folder / CONFIG)
     return TrialSpec(
         name=content["name"],
         config=TrialConfig.from_dict(content["config"]),
@@ -161,46 +156,19 @@ def read_spec(folder: Path) -> TrialSpec:
 
 
 def read_result(folder: Path) -> Result | None:
-    """The result in a trial's folder, or None if there is none."""
-    _look_anew(folder)
+    """The result in a trial's folder, or None if there is none; ValueError if it is damaged."""
+    look_anew(folder)
     path = folder / RESULT
     if not path.exists():
         return None
-    fields = json.loads(path.read_text())
+    fields = read_json(path)
     return Result(status=Status(fields.pop("status")), **fields)
-
-
-def read_rows(folder: Path, having: str = "") -> list[Row]:
-    """Rows of a trial's `metrics.jsonl`, of all or of those that have a measure.
-
-    A last line that was cut off while written is dropped.
-    """
-    _look_anew(folder)
-    path = folder / METRICS
-    if not path.exists():
-        return []
-    *whole, _ = path.read_text().split("\n")
-    return [json.loads(line) for line in whole if f'"{having}' in line]
-
-
-def _look_anew(folder: Path) -> None:
-    """See what another machine has written there: opened, a folder of a network is asked for it."""
-    with suppress(FileNotFoundError):
-        os.close(os.open(folder, os.O_RDONLY))
 
 
 def finished_folders(runs: Path) -> dict[str, Path]:
     """Folders of all finished trials below the folder of all runs, by key."""
-    return {result.key: folder for folder, result in _results(runs) if result.final}
-
-
-def _results(runs: Path) -> Iterator[tuple[Path, Result]]:
-    for parent, folders, files in os.walk(runs):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        if RESULT in files:
-            result = read_result(Path(parent))
-            if result:
-                yield Path(parent), result
+    results = ((folder, read_result(folder)) for folder in ended_folders(runs))
+    return {result.key: folder for folder, result in results if result and result.final}
 
 
 def adopt(spec: TrialSpec, source: Path) -> None:
@@ -211,7 +179,7 @@ def adopt(spec: TrialSpec, source: Path) -> None:
 
     def copy(target: Path) -> None:
         shutil.copytree(source, target, copy_function=_link_or_copy, dirs_exist_ok=True)
-        fields = json.loads((source / RESULT).read_text())
+        fields = read_json(source / RESULT)
         fields["adopted_from"] = fields["adopted_from"] or str(source)
         write_text(target / RESULT, json.dumps(fields, indent=2))
         replace(spec, folder=target).write_config()
@@ -257,8 +225,7 @@ def claimed(spec: TrialSpec) -> Generator[None]:
 
 def _runs(folder: Path) -> Path:
     """The folder of all runs, for a trial's folder in one of them; of a lone trial, its own."""
-    run = next((path for path in folder.parents if (path / EXPERIMENT).exists()), folder)
-    return run.parent
+    return (run_of(folder) or folder).parent
 
 
 def _link_or_copy(source: str, target: str) -> None:

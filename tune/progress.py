@@ -13,7 +13,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from quarterhour.tune.ledger import Result, Row, Status, TrialSpec
+from quarterhour.tune.ledger import Result, TrialSpec
+from quarterhour.tune.run_folder import Row, Status
 
 
 class RowDisplay(Protocol):
@@ -54,12 +55,12 @@ class _TrialBars:
 
     def _show(self, spec: TrialSpec, row: Row) -> str:
         """A trial's line; what it says besides the trial's name."""
-        seconds, last_step = spec.config.budget.seconds, spec.config.budget.last_step
+        budget = spec.config.budget
         if spec.label not in self._tasks:
-            total = seconds or last_step
+            total = budget.seconds or budget.trained_steps
             self._tasks[spec.label] = self._bars.add_task(spec.label, total=total, text="")
-        done = row["seconds"] if seconds else row["step"]
-        of = f" of {seconds:g} s" if seconds else f"/{last_step:,}"
+        done = row["seconds"] if budget.seconds else row["step"]
+        of = f" of {budget.seconds:g} s" if budget.seconds else f"/{budget.trained_steps:,}"
         text = f"step {row['step']:>5,}{of}  train loss {row['train_loss']:.3f}"
         self._bars.update(self._tasks[spec.label], completed=done, text=text)
         if row.get("warning"):

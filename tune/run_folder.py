@@ -122,7 +122,9 @@ COLUMNS: dict[str, Column] = {
 }
 """Every column of a row but those of single layers, `grad_norm_layer00` and so on."""
 
-OBJECTIVES = {name: column.better for name, column in COLUMNS.items() if column.better}
+OBJECTIVES: dict[str, Better] = {
+    name: column.better for name, column in COLUMNS.items() if column.better
+}
 """What a search can look for, and which way it is better."""
 
 
@@ -172,7 +174,7 @@ def trial_folders(folder: Path) -> list[Path]:
     ]
 
 
-def finished_trial_folders(runs: Path) -> Iterator[Path]:
+def ended_folders(runs: Path) -> Iterator[Path]:
     """The folders with a result anywhere below the folder of all runs, but hidden ones."""
     for parent, folders, files in os.walk(runs):
         folders[:] = [name for name in folders if not name.startswith(".")]

@@ -60,7 +60,7 @@ def counts(config: TrialConfig) -> dict[str, int]:
     evaluations = sum(budget.evaluates_at(end) for end in ends)
     heldout = sum(budget.evaluates_at(end) or end in budget.quarter_ends() for end in ends)
     return {
-        "a step": budget.last_step,
+        "a step": budget.trained_steps,
         "measures of a batch": evaluations * (1 + budget.eval_batches),
         "held-out loss": heldout,
         "five samples": evaluations,

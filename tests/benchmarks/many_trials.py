@@ -22,7 +22,8 @@ from typing import Any
 
 from quarterhour.model.sampling import PROMPTS
 from quarterhour.search_spaces.profiles import PAPER
-from quarterhour.tune.ledger import Status, TrialSpec
+from quarterhour.tune.ledger import TrialSpec
+from quarterhour.tune.run_folder import Status
 from quarterhour.tune.training.events import COMPARED, TAGS
 from quarterhour.tune.training.recorder import Recorder
 

@@ -25,9 +25,10 @@ from scipy import stats
 from quarterhour.search_spaces.open_ended import open_ended
 from quarterhour.search_spaces.profiles import QUICK
 from quarterhour.tune.experiment import Experiment
-from quarterhour.tune.ledger import TrialSpec, open_trials, read_rows
+from quarterhour.tune.ledger import TrialSpec, open_trials
 from quarterhour.tune.places import Resources
 from quarterhour.tune.progress import SearchProgress
+from quarterhour.tune.run_folder import read_rows
 from quarterhour.tune.search.settings import Search, build_search
 from quarterhour.tune.training.trial import Trial
 
@@ -132,7 +133,7 @@ SEARCHES = {"ours": search_ours, "random": search_random, "plain": search_plain}
 def outcome(spec: TrialSpec) -> dict[str, Any]:
     """What a trial cost, and its held-out loss if it came to its end."""
     last = read_rows(spec.folder)[-1]
-    whole = last["step"] == spec.config.budget.last_step
+    whole = last["step"] == spec.config.budget.trained_steps
     return {"flops": last["flops"], "heldout_loss": last["heldout_loss"] if whole else None}
 
 

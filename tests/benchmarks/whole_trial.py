@@ -33,10 +33,11 @@ from quarterhour.search_spaces.point import TrialConfig
 from quarterhour.search_spaces.profiles import PAPER
 from quarterhour.tune.cluster.grid import run_trials
 from quarterhour.tune.experiment import Experiment, build_experiment
-from quarterhour.tune.ledger import CONFIG, RESULT, open_trials, read_rows
+from quarterhour.tune.ledger import open_trials
 from quarterhour.tune.machine import best_precision
 from quarterhour.tune.places import plan_resources
 from quarterhour.tune.progress import TrialsProgress
+from quarterhour.tune.run_folder import CONFIG, RESULT, read_rows
 
 DOCUMENTS = 550  # of 2,000 steps: 500 to train on and 50 held out
 LEAST_DOCUMENTS = 11  # of which one is held out

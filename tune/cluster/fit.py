@@ -31,10 +31,11 @@ from ray._private.worker import global_worker
 from quarterhour.data.files import write_folder
 from quarterhour.data.tokens import TokenData
 from quarterhour.tune.cluster.trainable import TrialTrainable, from_param_space
-from quarterhour.tune.ledger import Status, TrialSpec
+from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.machine import device_memory_bytes
 from quarterhour.tune.places import Cluster, Resources, TooLargeError
 from quarterhour.tune.progress import RowDisplay
+from quarterhour.tune.run_folder import Status
 
 TOKENS = ".tokens"  # beside the runs of a cluster, whose machines may have no cache in common
 OBJECT_STORE_BYTES = 128 * 2**20

@@ -5,9 +5,10 @@ from ray import tune as ray_tune
 from quarterhour.data.tokens import TokenData
 from quarterhour.tune.cluster.fit import fit, is_too_large
 from quarterhour.tune.cluster.trainable import from_param_space, to_param_space
-from quarterhour.tune.ledger import Status, TrialSpec
+from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.places import Resources
 from quarterhour.tune.progress import TrialsProgress
+from quarterhour.tune.run_folder import Status
 from quarterhour.tune.training.events import record_ending
 
 

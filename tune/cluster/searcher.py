@@ -14,23 +14,15 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from quarterhour.search_spaces.budget import BudgetTooSmallError
-from quarterhour.search_spaces.point import TrialConfig
+from quarterhour.search_spaces.point import QUARTERS, TrialConfig
 from quarterhour.tune.cluster.fit import fit, is_too_large
 from quarterhour.tune.cluster.trainable import from_param_space, to_param_space
 from quarterhour.tune.experiment import BYTES_PER_PARAMETER, Experiment
-from quarterhour.tune.ledger import (
-    Result,
-    Row,
-    Status,
-    TrialSpec,
-    adopt,
-    finished_folders,
-    read_rows,
-    read_spec,
-)
+from quarterhour.tune.ledger import Result, TrialSpec, adopt, finished_folders, read_spec
 from quarterhour.tune.places import Resources
 from quarterhour.tune.progress import SearchProgress
-from quarterhour.tune.search.objectives import DIRECTIONS, objective_values
+from quarterhour.tune.run_folder import OBJECTIVES, Row, Status, read_rows
+from quarterhour.tune.search.objectives import objective_values
 from quarterhour.tune.search.queue import waiting_points
 from quarterhour.tune.search.settings import FirstPoint, Search, SearchClock
 from quarterhour.tune.search.study import LedgerStudy
@@ -70,8 +62,8 @@ class LedgerAsha(ASHAScheduler):
         super().__init__(
             time_attr="quarters",
             metric=objective,
-            mode=DIRECTIONS[objective][:3],
-            max_t=4,
+            mode=OBJECTIVES[objective][:3],
+            max_t=QUARTERS,
             grace_period=1,
             reduction_factor=2,
             stop_last_trials=False,
@@ -91,7 +83,7 @@ class LedgerAsha(ASHAScheduler):
             decision = super().on_trial_result(None, trial, result)  # pyright: ignore[reportArgumentType]
             if decision == TrialScheduler.STOP and not spec.result() and spec.origin == SAMPLER:
                 last = read_rows(spec.folder)[-1]
-                if last["step"] == row["step"] < budget.last_step:
+                if last["step"] == row["step"] < budget.trained_steps:
                     self._prune(spec, result)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:

@@ -14,9 +14,10 @@ from ray import tune as ray_tune
 from quarterhour.data.files import write_text
 from quarterhour.data.tokens import TokenData
 from quarterhour.search_spaces.point import TrialConfig
-from quarterhour.tune.ledger import ERROR, Status, TrialSpec, read_rows
+from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.machine import cap_gpu_memory, keep_freed_memory
 from quarterhour.tune.places import Resources
+from quarterhour.tune.run_folder import ERROR, Status, read_rows
 from quarterhour.tune.training.trial import Trial
 
 # A round trip to Tune keeps the trial from training for as long as a short window takes.

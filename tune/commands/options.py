@@ -61,7 +61,7 @@ def bad_input() -> Generator[None]:
         ) from error
 
 
-def run_folder(name: str | None, default: str, runs: Path) -> Path:
+def named_folder(name: str | None, default: str, runs: Path) -> Path:
     """The run folder of that name; raises ValueError for a name that is a path."""
     if name and (Path(name).name != name or name == ".."):
         raise ValueError(f"--name is '{name}': it must be a plain name; --runs takes the folder")

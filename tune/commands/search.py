@@ -27,9 +27,9 @@ from quarterhour.tune.commands.options import (
     Runs,
     Tokenizer,
     bad_input,
+    named_folder,
     opened,
     planned_resources,
-    run_folder,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def search(
             space=space, budget=budget, objective=objective, scheduler=scheduler, seed=seed,
             profile=profile, protocol="as-run", corpus=corpus, tokenizer=tokenizer,
             values={} if precision is None else {"precision": precision},
-            folder=run_folder(name, default, runs),
+            folder=named_folder(name, default, runs),
             resources=planned_resources(cpus_per_trial, gpus_per_trial, address, runs),
         )  # fmt: skip
         first_points = planned.first_points(from_ or [])
@@ -123,10 +123,10 @@ def search(
 
 def _headline(experiment: "Experiment", search: "Search") -> str:
     """What is searched, on what."""
-    from quarterhour.tune.search.objectives import DIRECTIONS
+    from quarterhour.tune.run_folder import OBJECTIVES
 
     manifest, resources = experiment.tokens.manifest, experiment.resources
-    objectives = ", ".join(f"{DIRECTIONS[name]} {name}" for name in search.objectives)
+    objectives = ", ".join(f"{OBJECTIVES[name]} {name}" for name in search.objectives)
     return (
         f"{search.folder}: {objectives}; each trial {search.budget}, seed {search.seed}, scheduler"
         f" {search.scheduler}, {search.baseline.precision} on {resources.device},"

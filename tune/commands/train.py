@@ -24,10 +24,11 @@ from quarterhour.tune.commands.options import (
     Runs,
     Tokenizer,
     bad_input,
+    named_folder,
     opened,
     planned_resources,
-    run_folder,
 )  # fmt: skip
+from quarterhour.tune.run_folder import SAMPLES
 
 if TYPE_CHECKING:
     from quarterhour.tune.experiment import Experiment
@@ -144,7 +145,7 @@ def _experiment(
     return build_experiment(
         kind=kind,
         only=only,
-        folder=run_folder(name, default, runs),
+        folder=named_folder(name, default, runs),
         **asked,
     )
 
@@ -173,7 +174,7 @@ def _print_result(console: Console, spec: "TrialSpec") -> None:
         names = ("train_loss_last", "eval_loss", "heldout_loss", "heldout_bits_per_byte")
         losses = ", ".join(f"{name} {result.metrics[name]:.3f}" for name in names)
         console.print(f"{spec.label}: {losses}")
-        sample = json.loads((spec.folder / "samples.json").read_text())[0]
+        sample = json.loads((spec.folder / SAMPLES).read_text())[0]
         console.print(f"sample: {sample['prompt']}{sample['continuation']}", markup=False)
 
 

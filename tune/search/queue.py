@@ -7,8 +7,7 @@ from pathlib import Path
 
 from quarterhour.data.files import write_text
 from quarterhour.search_spaces.point import TrialConfig
-
-QUEUE = "queue"
+from quarterhour.tune.run_folder import QUEUE
 
 
 def add_point(folder: Path, config: TrialConfig) -> None:

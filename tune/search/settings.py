@@ -17,15 +17,22 @@ from quarterhour.search_spaces.budget import SearchBudget
 from quarterhour.search_spaces.open_ended import Space, load_space, locate
 from quarterhour.search_spaces.point import TrialConfig
 from quarterhour.search_spaces.profiles import PROFILES
-from quarterhour.tune.experiment import Experiment, build_experiment, read_description
-from quarterhour.tune.ledger import CONFIG, TrialSpec, read_spec
-from quarterhour.tune.search.objectives import DIRECTIONS, parse_objectives
+from quarterhour.tune.experiment import Experiment, build_experiment
+from quarterhour.tune.ledger import TrialSpec, read_spec
+from quarterhour.tune.run_folder import (
+    CONFIG,
+    ELAPSED,
+    FRESH_SEEDS,
+    OBJECTIVES,
+    read_experiment,
+    trial_folders,
+)
+from quarterhour.tune.search.objectives import parse_objectives
 
-ELAPSED = "elapsed.json"
 CHECKED_POINTS = 100
 SCHEDULERS = ("asha", "none")
 # At the end of a search so many of its best are trained again, with so many seeds it has not used.
-CANDIDATES, FRESH_SEEDS = 3, 3
+CANDIDATES, SEEDS_OF_CANDIDATES = 3, 3
 
 FirstPoint = tuple[str, TrialConfig]
 
@@ -34,15 +41,13 @@ FirstPoint = tuple[str, TrialConfig]
 class Search:
     """Optuna trials on one space, all with one budget and one seed.
 
-    `reference` has the six reference points with that budget; a trial is measured as often, in
-    proportion, as `like`.
+    `reference` has the six reference points with that budget.
     """
 
     folder: Path
     data_fingerprint: str
     space: Space
     reference: Mapping[str, TrialConfig]
-    like: TrialConfig
     budget: SearchBudget
     objectives: tuple[str, ...]
     scheduler: str
@@ -59,7 +64,7 @@ class Search:
         Raises ValueError where it cannot be built or the budget is too small for it.
         """
         config = self.baseline.with_values(point)
-        return self.budget.spent_on(config, self.like)
+        return self.budget.applied_to(config)
 
     def trials(self) -> list[TrialSpec]:
         """All trials that have begun, by number."""
@@ -91,7 +96,7 @@ class Search:
         return [(origins[key], config) for key, config in configs.items()]
 
     def _points_of(self, source: Path) -> list[FirstPoint]:
-        description = read_description(source)
+        description = read_experiment(source)
         if not description:
             raise ValueError(f"--from {source}: it is no run folder, for it has no experiment.json")
         other = description["data"]["fingerprint"]
@@ -100,9 +105,13 @@ class Search:
                 f"--from {source}: it was trained on data with fingerprint {other}, and this search"
                 f" is on {self.data_fingerprint}; their losses cannot be compared"
             )
-        specs = [read_spec(path.parent) for path in sorted(source.rglob(CONFIG))]
+        specs = [read_spec(folder) for folder in trial_folders(source)]
         taken = [spec.config for spec in specs if self._takes(spec)]
-        return [(source.name, self.budget.spent_on(config, self.like)) for config in taken]
+        return [(source.name, self._budgeted(config)) for config in taken]
+
+    def _budgeted(self, config: TrialConfig) -> TrialConfig:
+        """A configuration of another run, with this search's budget."""
+        return self.budget.applied_to(replace(config, budget=self.baseline.budget))
 
     def _takes(self, spec: TrialSpec) -> bool:
         """Whether a trial of another run has a result that this search would come to itself."""
@@ -111,7 +120,7 @@ class Search:
         if not (result and result.final and same):
             return False
         try:
-            budgeted = self.budget.spent_on(spec.config, self.like)
+            budgeted = self._budgeted(spec.config)
         except ValueError:
             return False
         return self._has(spec.config) and budgeted.key("") == spec.config.key("")
@@ -126,12 +135,12 @@ class Search:
 
     def fresh_trials(self, chosen: Sequence[TrialSpec]) -> list[TrialSpec]:
         """The chosen trials again, with seeds that the search has not used."""
-        seeds = range(self.seed + 1, self.seed + 1 + FRESH_SEEDS)
+        seeds = range(self.seed + 1, self.seed + 1 + SEEDS_OF_CANDIDATES)
         return [
             replace(
                 spec,
                 config=replace(spec.config, seed=seed),
-                folder=self.folder / "fresh_seeds" / spec.name / f"seed{seed}",
+                folder=self.folder / FRESH_SEEDS / spec.name / f"seed{seed}",
             )
             for seed in seeds
             for spec in chosen
@@ -177,17 +186,16 @@ def build_search(
         raise ValueError(f"--scheduler asha stops trials by one objective, not by '{objective}'")
     parsed = SearchBudget.parse(budget) if budget else None
     experiment = build_experiment(kind="search", only=None, seeds=(seed,), **asked)
-    like = experiment.profile.baseline
-    parsed = parsed or SearchBudget.tokens_of(like)
+    parsed = parsed or SearchBudget.tokens_of(experiment.profile.baseline)
     six = {
-        name: replace(parsed.spent_on(config, like), seed=seed)
+        name: replace(parsed.applied_to(config), seed=seed)
         for name, config in experiment.configurations.items()
     }
     settings = {
         "space": space,
         "space_hash": _space_hash(space),
         "budget": str(parsed),
-        "objectives": {name: DIRECTIONS[name] for name in objectives},
+        "objectives": {name: OBJECTIVES[name] for name in objectives},
         "scheduler": scheduler,
         "seed": seed,
     }
@@ -198,7 +206,7 @@ def build_search(
 
 def read_search(folder: Path) -> Search:
     """The search of a run folder. Raises ValueError where it is none, or its space has changed."""
-    description = read_description(folder)
+    description = read_experiment(folder)
     if not description.get("search"):
         raise ValueError(f"{folder} is no search: give a folder of `quarterhour search`")
     settings = description["search"]
@@ -217,7 +225,6 @@ def _search(folder: Path, description: Mapping[str, Any]) -> Search:
         data_fingerprint=description["data"]["fingerprint"],
         space=load_space(settings["space"], profile),
         reference=six,
-        like=profile.baseline,
         budget=SearchBudget.parse(settings["budget"]),
         objectives=tuple(settings["objectives"]),
         scheduler=settings["scheduler"],

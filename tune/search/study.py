@@ -13,8 +13,9 @@ from optuna.trial import TrialState
 
 from quarterhour.search_spaces.open_ended import locate
 from quarterhour.search_spaces.point import TrialConfig
-from quarterhour.tune.ledger import Result, Status, TrialSpec, read_rows
-from quarterhour.tune.search.objectives import DIRECTIONS, objective_values
+from quarterhour.tune.ledger import Result, TrialSpec
+from quarterhour.tune.run_folder import OBJECTIVES, STUDY, Status, read_rows
+from quarterhour.tune.search.objectives import objective_values
 from quarterhour.tune.search.settings import Search
 
 STATES = {
@@ -24,7 +25,6 @@ STATES = {
     # Told as pruned and with a violated constraint: failed ones would teach the sampler nothing.
     Status.INFEASIBLE: TrialState.PRUNED,
 }
-JOURNAL = "study.journal"
 STUDY_NAME = "search"
 # The sampler models from the first trials after the six reference points.
 STARTUP_TRIALS = 6
@@ -33,7 +33,7 @@ SEED_STRIDE = 1_000_003
 
 def open_storage(folder: Path) -> BaseStorage:
     """The storage of a search's study."""
-    return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+    return JournalStorage(JournalFileBackend(str(folder / STUDY)))
 
 
 def sampler(seed: int, number: int) -> BaseSampler:
@@ -89,14 +89,14 @@ class LedgerStudy:
 
     def __init__(self, search: Search) -> None:
         self._search = search
-        journal = search.folder / JOURNAL
+        journal = search.folder / STUDY
         for path in (journal, Path(f"{journal}.lock")):
             path.unlink(missing_ok=True)
         self._journal = _HeldJournal(str(journal))
         self._study = optuna.create_study(
             storage=JournalStorage(self._journal),
             study_name=STUDY_NAME,
-            directions=[DIRECTIONS[name] for name in search.objectives],
+            directions=[OBJECTIVES[name] for name in search.objectives],
         )
 
     def write(self) -> None:

@@ -3,7 +3,6 @@
 # The generated modules of protocol buffers get their names when they are imported.
 # pyright: reportAttributeAccessIssue=false
 
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -17,12 +16,26 @@ from torch.utils.tensorboard import FileWriter
 from torch.utils.tensorboard.summary import custom_scalars, text
 
 from quarterhour.search_spaces.point import TrialConfig
-from quarterhour.tune.ledger import Row, Status, TrialSpec, read_rows
+from quarterhour.tune.ledger import TrialSpec
+from quarterhour.tune.run_folder import (
+    EVAL_LOSS,
+    EVENTS,
+    HELDOUT_LOSS,
+    LAYER_GRAD_NORM,
+    PEAK_MEMORY,
+    TOKENS_PER_SECOND,
+    TRAIN_LOSS,
+    Row,
+    Status,
+    read_experiment,
+    read_rows,
+    run_of,
+)
 
 TAGS = {
-    "train_loss": "loss/train",
-    "eval_loss": "loss/eval",
-    "heldout_loss": "loss/heldout",
+    TRAIN_LOSS: "loss/train",
+    EVAL_LOSS: "loss/eval",
+    HELDOUT_LOSS: "loss/heldout",
     "heldout_bits_per_byte": "loss/heldout_bits_per_byte",
     "train_batch_accuracy": "accuracy/train_batch",
     "eval_accuracy": "accuracy/eval",
@@ -32,17 +45,17 @@ TAGS = {
     "eval_entropy": "calibration/eval_entropy",
     "learning_rate": "optimization/learning_rate",
     "grad_norm": "optimization/grad_norm",
-    "tokens_per_second": "throughput/tokens_per_second",
+    TOKENS_PER_SECOND: "throughput/tokens_per_second",
     "step_seconds": "throughput/step_seconds",
-    "peak_memory_bytes": "memory/peak_bytes",
+    PEAK_MEMORY: "memory/peak_bytes",
 }
 # The measures in the table of hyperparameters.
-COMPARED = ("heldout_loss", "eval_loss", "train_loss", "tokens_per_second", "peak_memory_bytes")
+COMPARED = (HELDOUT_LOSS, EVAL_LOSS, TRAIN_LOSS, TOKENS_PER_SECOND, PEAK_MEMORY)
 
 # A number, since only numbers can change while TensorBoard runs.
 RUNNING = 0
 STATUS_TAG = "status"
-STATUS_NUMBERS = {"COMPLETE": 1, "PRUNED": 2, "FAILED": 3, "INFEASIBLE": 4}
+STATUS_NUMBERS = {Status.COMPLETE: 1, Status.PRUNED: 2, Status.FAILED: 3, Status.INFEASIBLE: 4}
 STATUS_NAME = "status (0 running, 1 complete, 2 pruned, 3 failed, 4 infeasible)"
 
 LAYOUT = {
@@ -61,7 +74,7 @@ LAYOUT = {
 
 def tag_of(name: str) -> str | None:
     """TensorBoard's tag of a row's field; None for a field that is only in `metrics.jsonl`."""
-    if name.startswith("grad_norm_layer"):
+    if name.startswith(LAYER_GRAD_NORM):
         return name.replace("grad_norm_", "gradients/")
     return TAGS.get(name)
 
@@ -73,7 +86,7 @@ class TrialEvents:
     """
 
     def __init__(self, spec: TrialSpec) -> None:
-        for path in spec.folder.glob("events.out.tfevents.*"):
+        for path in spec.folder.glob(EVENTS):
             os.truncate(path, 0)  # removed, it would hold up TensorBoard's slower reader for ever
         self._writer = FileWriter(spec.folder)
         # A reader that has followed the files that were here drops what they told.
@@ -181,9 +194,8 @@ def _hyperparameter(path: str, value: Any, domain: Sequence[Any]) -> api_pb2.HPa
 
 def _domains(folder: Path) -> dict[str, list[Any]]:
     """What the run's `experiment.json`, somewhere above the trial, says of its hyperparameters."""
-    files = (parent / "experiment.json" for parent in folder.parents)
-    file = next((file for file in files if file.exists()), None)
-    return json.loads(file.read_text()).get("domains", {}) if file else {}
+    run = run_of(folder)
+    return read_experiment(run).get("domains", {}) if run else {}
 
 
 def _hparams(tag: str, data: plugin_data_pb2.HParamsPluginData) -> Summary:

@@ -5,10 +5,9 @@ import os
 from collections.abc import Mapping, Sequence
 
 from quarterhour.data.files import write_text
-from quarterhour.tune.ledger import METRICS, Row, Status, TrialSpec, read_rows
+from quarterhour.tune.ledger import TrialSpec
+from quarterhour.tune.run_folder import HELDOUT_LOSS, METRICS, SAMPLES, Row, Status, read_rows
 from quarterhour.tune.training.events import TrialEvents
-
-SAMPLES = "samples.json"
 
 
 class Recorder:
@@ -33,7 +32,7 @@ class Recorder:
         """Append one row, visible to readers at once: one to judge by, on other machines too."""
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-        if "heldout_loss" in row:
+        if HELDOUT_LOSS in row:
             self.sync()
         self._events.add_row(row)
         self._events.flush()

@@ -16,30 +16,29 @@ from quarterhour.data.batches import Batches
 from quarterhour.data.files import write_file
 from quarterhour.data.tokens import TokenData
 from quarterhour.model.sampling import PROMPTS, continue_tokens
-from quarterhour.search_spaces.point import BudgetConfig
-from quarterhour.tune.ledger import (
+from quarterhour.search_spaces.point import QUARTERS
+from quarterhour.tune.ledger import TrialSpec, claimed, read_spec
+from quarterhour.tune.machine import peak_memory_bytes, reset_peak_memory
+from quarterhour.tune.run_folder import (
     CHECKPOINT,
     CONFIG,
+    EVAL_LOSS,
+    HELDOUT_LOSS,
+    PREVIOUS_CHECKPOINT,
+    TRAIN_LOSS,
     Row,
     Status,
-    TrialSpec,
-    claimed,
     read_rows,
-    read_spec,
 )
-from quarterhour.tune.machine import peak_memory_bytes, reset_peak_memory
 from quarterhour.tune.training.recorder import Recorder
 from quarterhour.tune.training.sharing import SharedDevice
 from quarterhour.tune.training.trainer import Stopwatch, Trainer
 
 CHECKPOINT_SECONDS = 30.0
-PREVIOUS_CHECKPOINT = "checkpoint.previous.pt"
 # A budget in seconds spends at most about this share of it on measuring the time of a step.
 PROBE_SHARE = 0.02
 PROBE_STEPS = 5
-MIN_STEPS = 4
 SAMPLE_TOKENS = 24
-LOSSES = ("train_loss", "eval_loss", "heldout_loss")
 
 
 class Trial:
@@ -79,8 +78,8 @@ class Trial:
             trainer.train_step(self._on_device(self.batches.batch_at(len(seconds))))
             stopwatch.span(mark)
             seconds += stopwatch.seconds()
-        steps = max(MIN_STEPS, int(budget.seconds / statistics.median(seconds)))
-        measured = budget.with_steps(steps, BudgetConfig(steps=100, report_every=1, eval_every=20))
+        steps = max(QUARTERS, int(budget.seconds / statistics.median(seconds)))
+        measured = budget.with_steps(steps)
         return replace(spec, config=replace(spec.config, budget=measured))
 
     def take_warning(self) -> str | None:
@@ -113,7 +112,7 @@ class Trial:
                 recorder.write(row := self._train_to(end))
                 if math.isfinite(row.get("eval_loss", math.nan)):
                     recorder.write_samples(self.samples)
-                if end == self.config.budget.last_step or not math.isfinite(row["train_loss"]):
+                if end == self.config.budget.trained_steps or not math.isfinite(row["train_loss"]):
                     break
                 if time.monotonic() - self._saved_at > CHECKPOINT_SECONDS:
                     self._try_to_save_checkpoint(recorder)
@@ -286,7 +285,7 @@ class Trial:
     def _finish(self, recorder: Recorder) -> None:
         """Write the result: last, since nothing is written to the folder after it."""
         row = recorder.last_row
-        for name in LOSSES:
+        for name in (TRAIN_LOSS, EVAL_LOSS, HELDOUT_LOSS):
             if not math.isfinite(row.get(name, 0.0)):
                 reason = f"{name} is {row[name]} after {row['step']} updates"
                 recorder.write_ending(Status.FAILED)

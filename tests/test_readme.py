@@ -30,10 +30,16 @@ CLUSTER = Cluster(
 )
 ENDS_NORMALLY = tuple(f"quarterhour {name}" for name in ("enqueue", "status", "report", "verify"))
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-COMMANDS = re.findall(r"^\$ (.*?)(?: +#.*)?$", README, flags=re.MULTILINE)
+FOLDERS = (".", "analysis", "data", "search_spaces", "tests/benchmarks", "tune")
+READMES = {folder: (ROOT / folder / "README.md").read_text() for folder in FOLDERS}
+COMMANDS = [
+    command
+    for text in READMES.values()
+    for command in re.findall(r"^\$ (.*?)(?: +#.*)?$", text, flags=re.MULTILINE)
+]
 RAY = ("ray start --head", "ray start --address=10.0.0.1:6379")  # as tests/test_machines.py does
-QUARTERHOUR = [command for command in COMMANDS if command.startswith("quarterhour ")]
+QUARTERHOUR = sorted({command for command in COMMANDS if command.startswith("quarterhour ")})
+SCRIPTS = {command for command in COMMANDS if command.startswith("python tests/")}
 
 
 class TrainingBeginsError(Exception):
@@ -44,13 +50,13 @@ def training_begins(*_: object, **__: object) -> None:
     raise TrainingBeginsError
 
 
-def test_the_readme_names_the_commands_that_make_knows():
+def test_the_readmes_name_only_commands_that_are_tested_here():
     make = [command.split()[1] for command in COMMANDS if command.startswith("make ")]
     assert make == ["grid", "test"]
     makefile = (ROOT / "Makefile").read_text()
     assert all(f"\n{target}: " in makefile for target in make)
     others = {f"make {target}" for target in make} | set(RAY)
-    assert set(COMMANDS) == set(QUARTERHOUR) | others
+    assert set(COMMANDS) == set(QUARTERHOUR) | SCRIPTS | others
 
 
 def begin_runs(runs: Path) -> None:
@@ -69,7 +75,7 @@ def begin_runs(runs: Path) -> None:
 
 
 @pytest.mark.parametrize("command", QUARTERHOUR)
-def test_every_command_of_the_readme_comes_to_the_point_where_training_begins(
+def test_every_command_of_the_readmes_comes_to_the_point_where_training_begins(
     command: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -78,6 +84,8 @@ def test_every_command_of_the_readme_comes_to_the_point_where_training_begins(
     write_corpus(tmp_path / "corpus.jsonl", documents=550)
     tokenizer = quarterhour.data.tokens.load_tokenizer("builtin")
     tokenizer.save(str(tmp_path / "tokenizer.json"))
+    spaces = re.findall(r"```python\n(.*?)```", READMES["search_spaces"], flags=re.DOTALL)
+    (tmp_path / "my_space.py").write_text("".join(spaces))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", shlex.split(command))
     monkeypatch.setattr("quarterhour.tune.cluster.grid.run_trials", training_begins)
@@ -102,6 +110,9 @@ def test_every_command_of_the_readme_comes_to_the_point_where_training_begins(
             main()
 
 
-def test_scripts_and_pictures_are_where_the_readme_says():
-    for path in re.findall(r"`python ([\w./]+)|!\[.*\]\((.*)\)", README):
-        assert (ROOT / "".join(path)).is_file()
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_scripts_pictures_and_links_are_where_the_readmes_say(folder: str):
+    for script in re.findall(r"python (tests/[\w./]+)", READMES[folder]):
+        assert (ROOT / script).is_file()
+    for path in re.findall(r"\]\(([\w./]+)|src=\"(.*?)\"", READMES[folder]):
+        assert (ROOT / folder / "".join(path)).is_file()

@@ -32,10 +32,10 @@ class BatchConfig:
 class Batches:
     """Training batches and validation sets of one seed.
 
-    As in the reference, a sample is any window of seq_len + 1 tokens at stride 1; windows are split
-    90/10 at random, so validation windows overlap training windows ("leaky"). The held-out set is
-    of documents that no training window touches.
-    Raises ValueError where the corpus is too small for one batch.
+    As in the reference, a sample is any window of seq_len + 1 tokens at stride 1. Windows are split
+    90/10 at random, so validation windows overlap training windows ("leaky"). No training window
+    touches the held-out documents.
+    Raises ValueError if the corpus is too small for one batch.
     """
 
     def __init__(self, tokens: TokenData, config: BatchConfig, seed: int) -> None:
@@ -89,8 +89,8 @@ class Batches:
     def heldout(self) -> Iterator[np.ndarray]:
         """The held-out documents as batches [≤ B, ≤ T + 1] that do not overlap.
 
-        Every held-out token but the first is a target exactly once, whatever the batch's shape, so
-        that all configurations are scored on the same tokens.
+        Every held-out token but the first is a target exactly once, whatever the batch's shape: all
+        configurations are scored on the same tokens.
         """
         tokens, size, seq_len = self.tokens.heldout, self.config.batch_size, self.config.seq_len
         n_full = (len(tokens) - 1) // seq_len

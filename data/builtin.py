@@ -1,4 +1,4 @@
-"""The built-in corpus: the language reference and docstrings that every CPython carries."""
+"""The built-in corpus: the language reference and docstrings that come with every CPython."""
 
 import ast
 import hashlib
@@ -27,7 +27,7 @@ SKIPPED_FOLDERS = {
 def builtin_documents() -> list[str]:
     """550 documents of about 730 tokens, the same for every run of one Python build.
 
-    They are collected once (seconds) and cached; the cache's key holds the build and this code.
+    They are collected once, in seconds, and cached; the build and this code are in the key.
     """
     build = sys.version + inspect.getsource(sys.modules[__name__])
     path = cache_folder() / f"builtin-{hashlib.sha256(build.encode()).hexdigest()[:16]}.jsonl"
@@ -62,7 +62,7 @@ def _docstrings(library: Path) -> Iterator[str]:
 
 
 def _pack(pieces: list[str]) -> list[str]:
-    """Join whole pieces into documents of LEAST_CHARACTERS or somewhat more."""
+    """Join whole pieces into documents of at least LEAST_CHARACTERS."""
     documents: list[str] = []
     document = ""
     for piece in pieces:

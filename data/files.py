@@ -9,7 +9,7 @@ import platformdirs
 
 
 def cache_folder() -> Path:
-    """The user's cache folder of this project; made if missing."""
+    """This project's folder in the user's cache; created if missing."""
     return platformdirs.user_cache_path("quarterhour", ensure_exists=True)
 
 
@@ -33,7 +33,7 @@ def write_text(path: Path, text: str) -> None:
 def write_folder(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a folder beside `path`, flush its files and rename it there.
 
-    A folder that is there stays until the new one is whole.
+    An existing folder stays until the new one is whole.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as aside:

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: asked once whether it answers, since its clients retry for a minute."""
+"""The Hugging Face hub: one quick request first, since its clients retry for a minute."""
 
 import urllib.error
 import urllib.request

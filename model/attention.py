@@ -1,7 +1,7 @@
 """Causal attention: torch's own kernel, and on a CPU in blocks of matrix products.
 
-torch's CPU kernel reaches a sixth of the machine's matrix-multiply rate and does the masked half
-of the work in its backward; a product for each block of queries does neither.
+torch's CPU kernel reaches a sixth of the machine's matrix-multiply rate, and its backward pass
+computes the masked half too. Matrix products for one block of queries at a time avoid both.
 
 Shapes: B batch, H heads, N = B · H, T time, K d_head; of one block: M of N, Q queries, S keys.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 softmax_backward = torch.ops.aten._softmax_backward_data
 Place = tuple[slice, slice]
 BLOCK_QUERIES = 128
-BLOCK_SCORES = 2**20  # of a block: 2 MB in bf16, which stay in a CPU's cache
+BLOCK_SCORES = 2**20  # of a block: 2 MB in bf16, which fit into a CPU's cache
 
 
 def causal_attention(qkv_3BHTK: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ def causal_attention(qkv_3BHTK: Tensor) -> Tensor:
 
 
 class _BlockwiseAttention(torch.autograd.Function):
-    """Keeps its inputs alone: the backward pass makes the probabilities again."""
+    """Keeps only its inputs: the backward pass computes the probabilities again."""
 
     @staticmethod
     def forward(ctx: Any, qkv_3NTK: Tensor) -> Tensor:
@@ -67,9 +67,9 @@ class _BlockwiseAttention(torch.autograd.Function):
 
 
 def _blocks(q_NTK: Tensor) -> Iterator[tuple[Place, Place, Tensor]]:
-    """Places of each block's queries and of the keys that they see, in N and T, and their mask.
+    """For each block: places in N and T of its queries and of the keys they see, and a mask.
 
-    The mask [Q, Q] is minus infinity for the later of the block's own tokens, else zero.
+    The mask [Q, Q] is for the block's own tokens: minus infinity for later ones, else zero.
     """
     n, seq_len = q_NTK.shape[:2]
     rows = min(BLOCK_QUERIES, seq_len)

@@ -20,7 +20,7 @@ ROPE_BASE = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """Sizes of a decoder. Raises ValueError where they do not fit together."""
+    """Sizes of a decoder. Raises ValueError if they do not fit together."""
 
     vocab_size: int
     d_model: int
@@ -69,7 +69,7 @@ class DecoderConfig:
 def rope_table(seq_len: int, d_head: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Cosines and sines, each [T, K / 2], of the half-truncated rotary embedding.
 
-    A quarter of the head's pairs turn at ROPE_BASE^(-linspace(0, 1)) radians a position, the rest
+    Half of the head's pairs turn at ROPE_BASE^(-linspace(0, 1)) radians a position; the others
     stand still (reference: "the table intended").
     """
     turning = (1 / ROPE_BASE) ** torch.linspace(0, 1, d_head // 4, device=device)
@@ -115,7 +115,7 @@ class Layer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The language model. Weights are drawn on the CPU from `seed`, the same on every device."""
+    """The language model. Weights are drawn on the CPU, so `seed` means the same everywhere."""
 
     def __init__(self, config: DecoderConfig, seed: int) -> None:
         super().__init__()

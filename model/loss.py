@@ -14,15 +14,15 @@ from quarterhour.model.precision import compute_dtype
 
 BLOCK_ROWS = 512
 BLOCK_ENTRIES = 8_192  # of the vocabulary, for the embedding's gradient of a block of rows
-METRIC_ELEMENTS = 2**20  # of a block of logits: 4 MB, which stay in a CPU's cache
-CALIBRATION_BINS = 15  # as Guo et al. (2017) take them
-# Keeps small probabilities above fp16's subnormals. It is what the reference's initial loss scale
-# of 65,536 comes to in the mean over its 4,096 tokens.
+METRIC_ELEMENTS = 2**20  # of a block of logits: 4 MB, which fit into a CPU's cache
+CALIBRATION_BINS = 15  # as in Guo et al. (2017)
+# Keeps small probabilities above fp16's subnormals: the reference's initial loss scale of 65,536
+# over its 4,096 tokens.
 FP16_GRAD_SCALE = 16.0
 
 
 class _MeanCrossEntropy(torch.autograd.Function):
-    """Makes the gradients in the forward pass, while a block's logits are there.
+    """Computes the gradients in the forward pass, while a block's logits are there.
 
     All blocks share one buffer: on a CPU, fresh memory costs as much as the arithmetic.
     """
@@ -93,7 +93,7 @@ def token_loss(hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor) -> Te
 def _logits(h_ND: Tensor, e_VD: Tensor, targets_N: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """The tokens' logits in fp32 and their targets, in blocks of METRIC_ELEMENTS.
 
-    Their products are made in blocks of BLOCK_ROWS: of a few rows each, they take twice as long.
+    They are computed in blocks of BLOCK_ROWS: products of a few rows take twice as long.
     """
     rows = max(1, METRIC_ELEMENTS // len(e_VD))
     buffer_RV = h_ND.new_empty(min(BLOCK_ROWS, len(h_ND)), len(e_VD))
@@ -128,7 +128,7 @@ def token_metrics(
             hits_R5[:, 0],
             hits_R5.any(1),
             confidence_R,
-            logsumexp_R - (p_RV * logits_RV).sum(1),  # autocast rounds products of matrices
+            logsumexp_R - (p_RV * logits_RV).sum(1),  # not a matrix product, which autocast rounds
         ]
         sums += torch.stack([measure_R.sum() for measure_R in measures_5R])
         bin_R = (confidence_R * CALIBRATION_BINS).long().clamp_(0, CALIBRATION_BINS - 1)

@@ -14,8 +14,9 @@ Schedule = Literal["cosine", "constant", "linear", "warmup-stable-decay", "cycli
 class OptimConfig:
     """AdamW, gradient clipping and schedule. Raises ValueError for values out of range.
 
-    `decay_fraction` is the decaying share of a warmup-stable-decay schedule, `cycles` the number of
-    a cyclical one's; both are counted after the warmup, and other schedules do not read them.
+    `decay_fraction` is the share of a warmup-stable-decay schedule in which it decays, and `cycles`
+    the number of cycles of a cyclical one. Both count from the end of the warmup; other schedules
+    ignore them.
     """
 
     learning_rate: float
@@ -45,7 +46,7 @@ class OptimConfig:
             raise ValueError(f"optim.{name} is {getattr(self, name)}: it must be {allowed}")
 
     def learning_rate_at(self, step: int, steps: int) -> float:
-        """Learning rate after `step` of `steps` updates, which is that of the next update.
+        """Learning rate of the next update, after `step` of `steps` updates.
 
         Linear warmup over warmup_fraction · steps, then the schedule from the full rate down to
         final_lr_fraction of it. "cosine" without warmup is the reference's schedule as run.
@@ -57,7 +58,7 @@ class OptimConfig:
         return self.learning_rate * (self.final_lr_fraction + (1 - self.final_lr_fraction) * height)
 
     def _height(self, done: float) -> float:
-        """Of the schedule between final and full rate, in [0, 1], with a share in [0, 1] done.
+        """Height of the schedule: 0 at the final rate, 1 at the full one; `done` goes from 0 to 1.
 
         Warmup-stable-decay: Hu et al. 2024 (MiniCPM), with a linear decay. Cyclical: cosine
         cycles with restarts, Loshchilov and Hutter 2017 (SGDR).

@@ -1,4 +1,4 @@
-"""RMSNorm that keeps less and passes fewer times over memory than torch's on a CPU.
+"""RMSNorm that keeps less than torch's and reads memory fewer times on a CPU.
 
 Shapes: D width.
 """
@@ -32,7 +32,7 @@ class RMSNorm(nn.Module):
 
 
 class _RMSNorm(torch.autograd.Function):
-    """Keeps its input, which the residual stream keeps anyway, and one number a vector."""
+    """Keeps its input, which the residual stream keeps anyway, and one number for each vector."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_D: Tensor, dtype: torch.dtype) -> Tensor:

@@ -38,7 +38,7 @@ def continue_tokens(
 def _next_probabilities(model: Decoder, texts: list[list[int]], seq_len: int) -> Tensor:
     """Probabilities [B, V] of the token after each of B texts, on the CPU."""
     windows = [torch.tensor(text[-seq_len:]) for text in texts]
-    # What is filled up on the right is seen by no token before it.
+    # No token sees the padding, which is to the right of it.
     tokens_BT = nn.utils.rnn.pad_sequence(windows, batch_first=True)
     hidden_BTD = model(tokens_BT.to(model.embedding.weight.device))
     last_BD = torch.stack([h_TD[len(w) - 1] for h_TD, w in zip(hidden_BTD, windows, strict=True)])

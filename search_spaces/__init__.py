@@ -1,4 +1,4 @@
-"""Points and spaces of the search: a trial's configuration, profiles, the six, protocols.
+"""What can be trained: points, spaces, budgets, profiles, the six reference points, protocols.
 
-A point is a mapping of dotted paths to values on a profile's base.
+A point maps dotted paths to values, which are put on a profile's baseline. Nothing here trains.
 """

@@ -13,12 +13,12 @@ EXPONENTS = {"": 0, "k": 3, "M": 6, "B": 9, "G": 9, "T": 12}
 
 
 class BudgetTooSmallError(ValueError):
-    """A budget that is not enough for a few steps of a configuration."""
+    """The budget is too small for a few steps of the configuration."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchBudget:
-    """So many steps, tokens, training FLOPs, or seconds of training."""
+    """What each trial may spend: steps, tokens, training FLOPs, or seconds of training."""
 
     unit: str
     amount: float
@@ -28,7 +28,7 @@ class SearchBudget:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """`tokens:8.2M`, `steps:2000`, `flops:1e16` or `seconds:900`; raises ValueError."""
+        """Read `tokens:8.2M`, `steps:2000`, `flops:1e16` or `seconds:900`; else ValueError."""
         unit, _, amount = text.partition(":")
         number = re.fullmatch(r"([0-9]+\.?[0-9]*(?:e[+-]?[0-9]+)?)([kMBGT]?)", amount)
         value = float(Decimal(number[1]).scaleb(EXPONENTS[number[2]])) if number else 0.0
@@ -47,9 +47,9 @@ class SearchBudget:
         return cls(unit="tokens", amount=float(tokens))
 
     def applied_to(self, config: TrialConfig) -> TrialConfig:
-        """`config` with the steps that fit into this budget, never more than it.
+        """`config` with as many steps as fit into this budget.
 
-        Raises BudgetTooSmallError where fewer than four steps fit, which is no training.
+        Raises BudgetTooSmallError if fewer than four steps fit.
         """
         if self.unit == "seconds":
             budget = replace(config.budget, steps=0, seconds=self.amount)
@@ -58,7 +58,7 @@ class SearchBudget:
         if steps < QUARTERS:
             raise BudgetTooSmallError(
                 f"budget {self} is {steps} steps of data.batch_size {config.data.batch_size} and"
-                f" data.seq_len {config.data.seq_len}: it must be at least {QUARTERS}; give more"
+                f" data.seq_len {config.data.seq_len}: it must be at least {QUARTERS}; raise it"
             )
         return replace(config, budget=config.budget.with_steps(steps))
 

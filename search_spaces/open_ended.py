@@ -1,8 +1,8 @@
-"""The open-ended search's space around the six reference points, and how a user's own is loaded.
+"""The open-ended space around the six reference points, and the loader of a user's own space.
 
-A space is a function of an Optuna trial that returns a point: dotted paths and values. Its
+A space is a function: it takes an Optuna trial and returns a point, dotted paths with values. Its
 parameters are named after what they set ("optim.learning_rate"; "model.d_head" for the width of a
-head), so that any configuration can be looked up in it.
+head), so any configuration can be looked up in it.
 """
 
 import dataclasses
@@ -29,9 +29,9 @@ Space = Callable[[BaseTrial], Mapping[str, Any]]
 
 
 def open_ended(profile: Profile) -> Space:
-    """The space that contains the six: the study's ranges, scaled to the profile's baseline.
+    """The study's ranges, scaled to the profile's baseline; the six lie within them.
 
-    The width is a whole number of heads of one of two widths, so heads always divide it.
+    A head has one of two widths. The model's width is a whole number of heads.
     """
 
     def size(path: str, *values: int) -> list[int]:
@@ -77,14 +77,14 @@ def open_ended(profile: Profile) -> Space:
 
 @dataclass(frozen=True, kw_only=True)
 class SpacePoint:
-    """A configuration as Optuna has it: values and distributions of the space's parameters."""
+    """A configuration as Optuna sees it: values and distributions of the space's parameters."""
 
     params: dict[str, Any]
     distributions: dict[str, BaseDistribution]
 
 
 class _Lookup(FixedTrial):
-    """Answers with a configuration's values, and names the parameter that cannot have its own."""
+    """Suggests a configuration's own values; an error names the parameter that cannot take its."""
 
     def suggest_categorical(self, name: str, choices: Any) -> Any:
         if self._params[name] not in choices:
@@ -93,9 +93,9 @@ class _Lookup(FixedTrial):
 
 
 def locate(space: Space, baseline: TrialConfig, config: TrialConfig) -> SpacePoint:
-    """`config` as a point of `space` on `baseline`; budget, precision and seed do not count.
+    """`config` as a point of `space` on `baseline`, whatever its budget, precision and seed.
 
-    Raises ValueError that names what is outside.
+    Raises ValueError with the name of what lies outside the space.
     """
     values = _values(config)
     trial = _Lookup(values)
@@ -103,10 +103,7 @@ def locate(space: Space, baseline: TrialConfig, config: TrialConfig) -> SpacePoi
         warnings.simplefilter("error")
         try:
             point = space(trial)
-        except (
-            Warning,
-            ValueError,
-        ) as error:  # Optuna lets a value out of range pass with a warning
+        except (Warning, ValueError) as error:  # Optuna only warns of a value out of range
             raise ValueError(f"outside the search space: {error}") from error
     built = _values(baseline.with_values(point))
     for path, value in values.items():
@@ -121,7 +118,7 @@ def locate(space: Space, baseline: TrialConfig, config: TrialConfig) -> SpacePoi
 def load_space(name: str, profile: Profile) -> Space:
     """`open-ended`, or NAME of a user's FILE.py, given as `FILE.py:NAME`.
 
-    Raises ValueError where there is no such space, or its points cannot be used.
+    Raises ValueError if there is no such space, or its points cannot be used.
     """
     space = open_ended(profile) if name == "open-ended" else _from_file(name)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
@@ -141,7 +138,7 @@ def load_space(name: str, profile: Profile) -> Space:
         if values.get(parameter) != value:
             raise ValueError(
                 f"--space {name} has a parameter '{parameter}' that does not set what it is named"
-                f" after: use one of {', '.join(_values(profile.baseline))}"
+                f" after: name it one of {', '.join(_values(profile.baseline))}"
             )
     return space
 
@@ -162,7 +159,7 @@ def _from_file(name: str) -> Space:
 
 
 def _called(function: Space, trial: BaseTrial) -> Mapping[str, Any]:
-    """A user's space at a trial; raises ValueError, with the kind of error, whatever it raises."""
+    """A point of a user's space; any other error becomes a ValueError that names its kind."""
     try:
         return dict(function(trial))
     except (ValueError, Warning):
@@ -172,7 +169,7 @@ def _called(function: Space, trial: BaseTrial) -> Mapping[str, Any]:
 
 
 def _values(config: TrialConfig) -> dict[str, Any]:
-    """All dotted paths and values that a space can set, and those that follow from them."""
+    """All dotted paths that a space can set and `model.d_head`, with their values."""
     sections = {name: getattr(config, name) for name in ("model", "optim", "data")}
     paths = {
         f"{name}.{field.name}": getattr(section, field.name)

@@ -21,8 +21,8 @@ NUMERICS_VERSION = 3
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
-QUARTERS = 4  # of a trial, at whose ends every trial has a row: it has at least one step in each
-REPORTS = 100  # rows of a whole trial, as the study has them
+QUARTERS = 4  # of a trial: each has at least one step, and a row at its end
+REPORTS = 100  # rows of a whole trial, as in the study
 REPORTS_PER_EVALUATION = 20
 
 
@@ -32,8 +32,8 @@ class BudgetConfig:
 
     The schedule spans `steps`; `max_steps` stops earlier without changing it. Rows are reported
     after 0-based steps 0, report_every, 2 · report_every, … and at the quarters of `steps`;
-    evaluations follow 0-based steps 0, eval_every, … and the last. With `seconds`, `steps` is what
-    fits into that time: 0 until the trial has measured it, at its start.
+    evaluations follow 0-based steps 0, eval_every, … and the last. With `seconds`, the trial
+    measures at its start how many `steps` fit into that time; until then they are 0.
     Raises ValueError for impossible combinations.
     """
 
@@ -64,25 +64,25 @@ class BudgetConfig:
         return min(self.steps, self.max_steps or self.steps)
 
     def quarter_ends(self) -> list[int]:
-        """Numbers of updates after which each quarter is done."""
+        """For each quarter, the number of updates after which it is done."""
         return [self.steps * quarter // QUARTERS for quarter in range(1, QUARTERS + 1)]
 
     def quarters_done(self, updates: int) -> int:
-        """How many quarters of the training `updates` have done."""
+        """How many quarters are done after `updates` updates."""
         return sum(updates >= end for end in self.quarter_ends())
 
     def window_ends(self) -> list[int]:
-        """Numbers of updates done at which a row is reported; the windows between them tile."""
+        """Numbers of updates after which a row is reported; it covers those since the last row."""
         ends = {step + 1 for step in range(0, self.steps, self.report_every)}
         ends |= {*self.quarter_ends(), self.trained_steps}
         return sorted(end for end in ends if 0 < end <= self.trained_steps)
 
     def evaluates_at(self, updates: int) -> bool:
-        """Whether the row after so many updates is an evaluation."""
+        """Whether the row after so many updates has an evaluation."""
         return (updates - 1) % self.eval_every == 0 or updates == self.trained_steps
 
     def with_steps(self, steps: int) -> Self:
-        """This budget over other steps, measured as often in proportion as the study's trials."""
+        """This budget with other steps; rows and evaluations are as dense as in the study."""
         report_every = max(1, round(steps / REPORTS))
         eval_every = report_every * REPORTS_PER_EVALUATION
         return replace(self, steps=steps, report_every=report_every, eval_every=eval_every)
@@ -104,11 +104,11 @@ class TrialConfig:
             raise ValueError(f"seed is {self.seed}: it must be at least 0")
 
     def with_values(self, values: Mapping[str, Any]) -> Self:
-        """A new configuration with `{"optim.learning_rate": 1e-3, …}` put in.
+        """A new configuration with other values: `{"optim.learning_rate": 1e-3, …}`.
 
-        The steps of a budget in seconds are measured unless they are given too.
+        With `budget.seconds` among them, the trial measures its steps, unless they are given too.
 
-        Raises ValueError for an unknown path, a wrong type or a combination that cannot be.
+        Raises ValueError for an unknown path, a wrong type or an impossible combination.
         """
         if "budget.seconds" in values:
             values = {"budget.steps": 0, **values}
@@ -127,12 +127,12 @@ class TrialConfig:
         return result
 
     def key(self, data_fingerprint: str) -> str:
-        """Identity of the trial: equal keys mean equal numbers, so one of them need not run.
+        """Identity of the trial: equal keys mean equal numbers, so only one of them has to run.
 
-        With a budget in seconds they mean equal questions only: its steps are the machine's.
+        With a budget in seconds they only mean the same question: the machine decides the steps.
         """
         config = self
-        if self.budget.seconds:  # the steps that fit in it are measured, not asked for
+        if self.budget.seconds:  # its steps are measured, not asked for
             config = replace(
                 self, budget=replace(self.budget, steps=0, report_every=1, eval_every=1)
             )
@@ -156,7 +156,7 @@ class TrialConfig:
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
-    """`optim.learning_rate=1e-3` as a path and a Python value; raises ValueError if it is none."""
+    """`optim.learning_rate=1e-3` as a path and a Python value; else ValueError."""
     path, equals, value = text.partition("=")
     if not (path and equals and value):
         raise ValueError(f"'{text}' is not an assignment: write it as optim.learning_rate=1e-3")
@@ -185,7 +185,7 @@ def _unknown(path: str) -> ValueError:
 
 
 def _checked(part: Any, field: str, path: str, value: Any) -> Any:
-    """`value` as the field's type, a whole number passing for a float."""
+    """`value` as the field's type; a whole number passes for a float. Else ValueError."""
     kind = typing.get_type_hints(type(part)).get(field)
     if kind is None or dataclasses.is_dataclass(kind):
         raise _unknown(path)

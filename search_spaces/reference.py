@@ -21,7 +21,8 @@ SIX: dict[str, dict[str, int | float]] = {
     },
 }
 
-# The paper names no length of the warmup; its configuration carries 1,000 of 2,000 steps, unread.
+# The paper gives the warmup no length. The study's configuration has 1,000 of 2,000 steps, and
+# nothing reads it.
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "as-run": {"model.positions": "none", "optim.beta2": 0.999, "optim.warmup_fraction": 0.0},
     "as-described": {"model.positions": "rope", "optim.beta2": 0.95, "optim.warmup_fraction": 0.5},
@@ -29,7 +30,7 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 
 
 def reference_configurations(profile: Profile, protocol: str) -> dict[str, TrialConfig]:
-    """The six by name: the profile's baseline with the study's ratios to its own baseline.
+    """The six by name: each is the profile's baseline, changed by the study's ratios.
 
     Raises ValueError for an unknown protocol.
     """
@@ -45,7 +46,7 @@ def reference_configurations(profile: Profile, protocol: str) -> dict[str, Trial
 
 
 def scaled(profile: Profile, path: str, value: int | float) -> int | float:
-    """The study's `value` at `path` in the profile's size: its ratio to the baseline is kept."""
+    """The study's `value` at `path`, at the profile's size: the ratio to the baseline stays."""
     section, field = path.split(".")
     of_study = getattr(getattr(PAPER.baseline, section), field)
     of_profile = getattr(getattr(profile.baseline, section), field)

@@ -95,6 +95,8 @@ def _measures(prefix: str, of: str) -> dict[str, Column]:
 
 
 COLUMNS: dict[str, Column] = {
+    HELDOUT_LOSS: Column(label="held-out loss", unit="nats", better="minimize"),
+    "heldout_bits_per_byte": Column(label="held-out bits a byte", unit="bits", better="minimize"),
     "step": Column(label="optimizer step"),
     "tokens": Column(label="tokens", better="minimize"),
     "epochs": Column(label="passes over the corpus"),
@@ -117,8 +119,6 @@ COLUMNS: dict[str, Column] = {
     **_measures("train_batch", "training batch"),
     **_measures("eval", "leaky validation"),
     EVAL_CALIBRATION: Column(label="calibration bins, leaky validation"),
-    HELDOUT_LOSS: Column(label="held-out loss", unit="nats", better="minimize"),
-    "heldout_bits_per_byte": Column(label="held-out bits a byte", unit="bits", better="minimize"),
 }
 """Every column of a row but those of single layers, `grad_norm_layer00` and so on."""
 

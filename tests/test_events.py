@@ -151,7 +151,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> TokenData:
 def test_a_reader_that_follows_a_resumed_trial_has_each_point_once(
     tokens: TokenData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("quarterhour.tune.training.trial.CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr("quarterhour.tune.training.checkpoint.CHECKPOINT_SECONDS", -1.0)
     spec = tiny_spec(tmp_path, tokens)
     train(spec, tokens, rows=7)
     follower = PluginEventAccumulator(str(spec.folder))  # TensorBoard's own

@@ -75,6 +75,7 @@ class Column:
 
 # The columns that much of the code names.
 TRAIN_LOSS, EVAL_LOSS, HELDOUT_LOSS = "train_loss", "eval_loss", "heldout_loss"
+HELDOUT_BITS_PER_BYTE = "heldout_bits_per_byte"
 TRIALS_ON_DEVICE, PEAK_MEMORY = "trials_on_device", "peak_memory_bytes"
 TOKENS_PER_SECOND = "tokens_per_second"
 EVAL_CALIBRATION = "eval_calibration"
@@ -118,7 +119,7 @@ COLUMNS: dict[str, Column] = {
     **_measures("eval", "leaky validation"),
     EVAL_CALIBRATION: Column(label="calibration bins, leaky validation"),
     HELDOUT_LOSS: Column(label="held-out loss", unit="nats", better="minimize"),
-    "heldout_bits_per_byte": Column(label="held-out bits a byte", unit="bits", better="minimize"),
+    HELDOUT_BITS_PER_BYTE: Column(label="held-out bits a byte", unit="bits", better="minimize"),
 }
 """Every column of a row but those of single layers, `grad_norm_layer00` and so on."""
 

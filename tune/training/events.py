@@ -20,6 +20,7 @@ from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.run_folder import (
     EVAL_LOSS,
     EVENTS,
+    HELDOUT_BITS_PER_BYTE,
     HELDOUT_LOSS,
     LAYER_GRAD_NORM,
     PEAK_MEMORY,
@@ -36,7 +37,7 @@ TAGS = {
     TRAIN_LOSS: "loss/train",
     EVAL_LOSS: "loss/eval",
     HELDOUT_LOSS: "loss/heldout",
-    "heldout_bits_per_byte": "loss/heldout_bits_per_byte",
+    HELDOUT_BITS_PER_BYTE: "loss/heldout_bits_per_byte",
     "train_batch_accuracy": "accuracy/train_batch",
     "eval_accuracy": "accuracy/eval",
     "train_batch_top5_accuracy": "accuracy/train_batch_top5",

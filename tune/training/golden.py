@@ -15,6 +15,7 @@ from quarterhour.data.batches import BatchConfig
 from quarterhour.model.decoder import Decoder, DecoderConfig
 from quarterhour.model.optim import OptimConfig
 from quarterhour.search_spaces.point import BudgetConfig, TrialConfig
+from quarterhour.tune.training.evaluation import batch_metrics
 from quarterhour.tune.training.trainer import Trainer
 
 TOLERANCE = 1e-4
@@ -87,7 +88,7 @@ def measure(config: dict[str, Any], device: torch.device) -> dict[str, Any]:
 
 def last_batch_metrics(trainer: Trainer, batch: torch.Tensor) -> dict[str, float]:
     """The metrics of a batch before its update, under the golden file's names."""
-    metrics, _ = trainer.metrics(batch)
+    (metrics,), _ = batch_metrics(trainer, [batch])
     n_tokens = batch[:, 1:].numel()
     return {
         "accuracy": metrics["accuracy"],

@@ -59,10 +59,10 @@ class Trial:
     def rows(self) -> Generator[Row]:
         """Train, and yield each row as soon as it is written; the result is there by the last.
 
-        A loss that is not finite ends the trial as FAILED: training again would come to the same.
-        Closed before its end, the trial can go on from there. So it can after an error, which
-        leaves no result: ValueError for a damaged file in its folder, OSError for a row that
-        cannot be written, torch.OutOfMemoryError or MemoryError.
+        A loss that is not finite ends the trial as FAILED: training again would give the same.
+        Closed before its end, the trial goes on from there next time. An error leaves no result
+        either: ValueError for a damaged file in its folder, OSError for a row that cannot be
+        written, torch.OutOfMemoryError or MemoryError.
         """
         with claimed(self.spec):
             if not self.spec.result():
@@ -114,8 +114,7 @@ class Trial:
     def _train_window(self, steps: range, measures_last: bool) -> tuple[Row, Row]:
         """Make these updates; their row, and the measures of the last batch before its update."""
         stopwatch = Stopwatch(self.device)
-        losses: list[Tensor] = []
-        norms: list[Tensor] = []
+        updates: list[tuple[Tensor, Tensor]] = []
         train_batch: Row = {}
         batches = train_batches(self.batches, self._train_tokens, steps)
         for step in steps:
@@ -125,16 +124,15 @@ class Trial:
             if measures:
                 train_batch = measure_train_batch(self.trainer, batch_BT)
                 begin = stopwatch.mark()
-            loss, norm = self.trainer.train_step(batch_BT, measure_layers=measures)
+            updates.append(self.trainer.train_step(batch_BT, measure_layers=measures))
             stopwatch.span(begin)
-            losses.append(loss)
-            norms.append(norm)
-        row = self._window_row(stopwatch.seconds(), torch.stack(losses), torch.stack(norms))
-        return row, train_batch
+        seconds = stopwatch.seconds()
+        self.seconds += sum(seconds)
+        losses, norms = map(torch.stack, zip(*updates, strict=True))
+        return self._window_row(seconds, losses, norms), train_batch
 
     def _window_row(self, seconds: list[float], losses: Tensor, norms: Tensor) -> Row:
-        """The measures that every row has; nothing else in a window without evaluation waits."""
-        self.seconds += sum(seconds)
+        """The measures that every row has; a window without evaluation waits only for them."""
         tokens_per_step = self.config.data.batch_size * self.config.data.seq_len
         tokens = self.trainer.step * tokens_per_step
         step_seconds = statistics.fmean(seconds)
@@ -160,7 +158,7 @@ class Trial:
         self.checkpoints.save(self.trainer, self.seconds, recorder)
 
     def _finish(self, recorder: Recorder) -> None:
-        """Write the result: last, since nothing is written to the folder after it."""
+        """Write the result: last, since nobody writes to the folder after it."""
         row = recorder.last_row
         for name in (TRAIN_LOSS, EVAL_LOSS, HELDOUT_LOSS):
             if not math.isfinite(row.get(name, 0.0)):

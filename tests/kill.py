@@ -30,8 +30,8 @@ TARGETS = ("driver", "worker", "raylet")
 OFTEN = """
 import sys
 if any(part.endswith("default_worker.py") for part in sys.orig_argv):
-    import quarterhour.tune.training.trial
-    quarterhour.tune.training.trial.CHECKPOINT_SECONDS = 0.2
+    import quarterhour.tune.training.checkpoint
+    quarterhour.tune.training.checkpoint.CHECKPOINT_SECONDS = 0.2
 """
 SEARCH = ("search", "--corpus", "tiny.jsonl", "--budget", "steps:12", "--name", "killed")
 

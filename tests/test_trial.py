@@ -17,11 +17,12 @@ import torch
 from tiny import exact_rows, tiny_config, tiny_spec, tiny_tokens, train, write_spec
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from quarterhour.data.batches import Batches
 from quarterhour.data.tokens import TokenData
 from quarterhour.model.sampling import PROMPTS
 from quarterhour.tune.run_folder import Status, read_rows
 from quarterhour.tune.training.trainer import Trainer
-from quarterhour.tune.training.trial import Trial
+from quarterhour.tune.training.trial import Trial, train_batches
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def finished(tokens: TokenData, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture
 def _checkpoint_every_row(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("quarterhour.tune.training.trial.CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr("quarterhour.tune.training.checkpoint.CHECKPOINT_SECONDS", -1.0)
 
 
 def test_windows_tile_the_run_and_evaluations_are_where_the_reference_has_them(finished: Path):
@@ -228,12 +229,13 @@ def test_updates_that_the_loss_scaler_skips_do_not_count_in_the_gradients_norm(
     assert 0 < norms[-1] < 100
 
 
-def test_batches_gathered_on_the_device_are_those_of_their_steps(tokens: TokenData, tmp_path: Path):
-    trial = Trial(tiny_spec(tmp_path, tokens), tokens, torch.device("cpu"))
+def test_batches_gathered_on_the_device_are_those_of_their_steps(tokens: TokenData):
+    batches = Batches(tokens, tiny_config().data, seed=0)
+    on_device = torch.from_numpy(tokens.train.astype(np.int32))
     steps = range(3, 9)
-    for step, batch in zip(steps, trial._train_batches(steps), strict=True):
+    for step, batch in zip(steps, train_batches(batches, on_device, steps), strict=True):
         assert batch.dtype == torch.int64
-        assert np.array_equal(batch.numpy(), trial.batches.batch_at(step))
+        assert np.array_equal(batch.numpy(), batches.batch_at(step))
 
 
 class ReadsForbidden(TorchDispatchMode):
@@ -248,13 +250,15 @@ class ReadsForbidden(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_a_step_reads_nothing_from_the_device(precision: str):
+def test_neither_a_step_nor_a_measure_reads_from_the_device(precision: str):
     trainer = Trainer(tiny_config(precision=precision), torch.device("cpu"))
     batch = torch.randint(8_192, (4, 17))
     with ReadsForbidden():
         trainer.train_step(batch)
+        trainer.metrics(batch)
+        loss = trainer.loss(batch)
     with pytest.raises(AssertionError), ReadsForbidden():
-        trainer.loss(batch)
+        float(loss)
 
 
 def truncate(path: Path) -> None:
@@ -288,7 +292,8 @@ def test_a_damaged_checkpoint_is_told_and_an_earlier_state_is_gone_on_from(
         damage(spec.folder / "checkpoint.previous.pt")
     trial = Trial(spec, tokens, torch.device("cpu"))
     begun = next(iter(rows := trial.rows()))
-    assert "cannot be used, an earlier state is" in str(trial.take_warning())
+    assert len(trial.checkpoints.warnings) == 1 + both
+    assert all("training goes on from an" in text for text in trial.checkpoints.warnings)
     assert (begun["step"] == 1) == both
     list(rows)
     assert exact_rows(spec.folder) == exact_rows(finished)
@@ -311,7 +316,7 @@ def test_a_disk_that_is_full_for_a_while_ends_no_trial(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
-    assert "no checkpoint at step" in str(trial.take_warning())
+    assert "no checkpoint at step" in trial.checkpoints.warnings[-1]
     rows.close()
     train(spec, tokens)
     assert exact_rows(spec.folder) == exact_rows(finished)
@@ -354,7 +359,7 @@ def test_a_checkpoint_whose_rows_are_lost_is_not_gone_on_from(
     (spec.folder / "metrics.jsonl").write_text("".join(lines[:-lost]))
     trial = Trial(spec, tokens, torch.device("cpu"))
     list(trial.rows())
-    assert "its rows are missing" in str(trial.take_warning())
+    assert "its rows are missing" in trial.checkpoints.warnings[-1]
     assert exact_rows(spec.folder) == exact_rows(finished)
 
 
@@ -384,7 +389,7 @@ def test_a_trial_killed_between_two_renames_goes_on_from_the_checkpoint_before(
     trial = Trial(spec, tokens, torch.device("cpu"))
     rows = trial.rows()
     assert next(rows)["step"] == 10
-    assert trial.take_warning() is None
+    assert not trial.checkpoints.warnings
     list(rows)
     assert exact_rows(spec.folder) == exact_rows(finished)
     assert not (spec.folder / "checkpoint.previous.pt").exists()

@@ -2,6 +2,9 @@
 
 A trial's key is the hash of everything that decides its numbers. A finished key is never trained
 again: whoever meets it adopts the folder.
+
+What reads or writes a folder raises OSError where the disk does not allow it. A file is called
+damaged where it holds no JSON object, or rows that `read_rows` refuses.
 """
 
 import json
@@ -34,7 +37,10 @@ from quarterhour.tune.run_folder import (
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """End of a trial: COMPLETE with its last row, or another with a reason."""
+    """End of a trial: COMPLETE with its last row, or another status with a reason.
+
+    Raises ValueError for any other combination.
+    """
 
     status: Status
     key: str
@@ -67,7 +73,7 @@ class Result:
 class TrialSpec:
     """One trial to run: its name, resolved configuration, data and folder.
 
-    `origin` tells where a search has it from.
+    `origin` says where a search took it from.
     """
 
     name: str
@@ -83,17 +89,17 @@ class TrialSpec:
 
     @property
     def is_timed(self) -> bool:
-        """Whether its steps are those that a machine does in a time: no other result is its own."""
+        """Whether its budget is a time: its steps depend on the machine, so it adopts no result."""
         return bool(self.config.budget.seconds)
 
     @property
     def label(self) -> str:
-        """Name and seed, as shown to people; the trials of a search proper have one seed."""
+        """Name and seed, as people see them; a trial of the search itself has only its name."""
         return self.name if self.folder.name == self.name else f"{self.name}/{self.folder.name}"
 
     @property
     def flops(self) -> int:
-        """Training FLOPs of the whole trial."""
+        """Training FLOPs of the whole trial; 0 until the steps of a budget in seconds are known."""
         data = self.config.data
         tokens = self.config.budget.trained_steps * data.batch_size * data.seq_len
         return tokens * self.config.model.flops_per_token(data.seq_len)
@@ -112,7 +118,7 @@ class TrialSpec:
         write_text(self.folder / CONFIG, json.dumps(content, indent=2))
 
     def result(self) -> Result | None:
-        """How the trial ended, or None if it has not."""
+        """How the trial ended, or None if it has not; raises ValueError if that is damaged."""
         return read_result(self.folder)
 
     def clear_result(self) -> None:
@@ -124,7 +130,10 @@ class TrialSpec:
         (self.folder / ERROR).unlink(missing_ok=True)
 
     def write_failure(self) -> None:
-        """End a trial whose process raised an error, which is in its folder, or died."""
+        """End a trial whose process died or raised an error, which its folder then holds.
+
+        Raises ValueError where the trial's rows are damaged.
+        """
         path = self.folder / ERROR
         error = path.read_text().strip().splitlines()[-1] if path.exists() else None
         rows = read_rows(self.folder)
@@ -132,7 +141,10 @@ class TrialSpec:
         self.write_result(Status.FAILED, rows[-1] if rows else {}, reason=reason)
 
     def write_result(self, status: Status, metrics: Row, **ending: Any) -> None:
-        """Write `result.json`; `ending` has a failed trial's reason, and whether it diverged."""
+        """Write `result.json`; `ending` has the reason, and whether the trial diverged.
+
+        Raises ValueError where `Result` does.
+        """
         result = Result(
             status=status,
             key=self.key,
@@ -166,15 +178,19 @@ def read_result(folder: Path) -> Result | None:
 
 
 def finished_folders(runs: Path) -> dict[str, Path]:
-    """Folders of all finished trials below the folder of all runs, by key."""
+    """Folders of all finished trials below the folder of all runs, by key.
+
+    Raises ValueError where a result is damaged.
+    """
     results = ((folder, read_result(folder)) for folder in ended_folders(runs))
     return {result.key: folder for folder, result in results if result and result.final}
 
 
 def adopt(spec: TrialSpec, source: Path) -> None:
-    """Put a finished trial of the same key into `spec`'s folder, telling where it is from.
+    """Put a finished trial of the same key into `spec`'s folder; its result says where it is from.
 
-    Its files are linked where the disk can: nothing is written to them any more.
+    Its files are linked where the disk can, since nobody writes to them any more. Raises ValueError
+    where its result is damaged.
     """
 
     def copy(target: Path) -> None:
@@ -188,7 +204,11 @@ def adopt(spec: TrialSpec, source: Path) -> None:
 
 
 def open_trials(specs: Iterable[TrialSpec], runs: Path) -> list[TrialSpec]:
-    """Those that have to run: their keys are finished nowhere below the folder of all runs."""
+    """Take up what is finished below the folder of all runs; the trials that are left to run.
+
+    A trial that ended otherwise loses its result, to be tried again. Raises ValueError where a
+    result is damaged.
+    """
     finished = finished_folders(runs)
     todo: list[TrialSpec] = []
     for spec in specs:
@@ -208,7 +228,8 @@ def open_trials(specs: Iterable[TrialSpec], runs: Path) -> list[TrialSpec]:
 def claimed(spec: TrialSpec) -> Generator[None]:
     """Hold the trial's key, so that no two processes train it.
 
-    One that is trained by another run beside this one is waited for, and adopted if it finishes.
+    Waits for another run that trains it, and adopts its result if it finishes. Raises ValueError
+    where a result is damaged.
     """
     folder = _runs(spec.folder) / CLAIMS
     folder.mkdir(parents=True, exist_ok=True)
@@ -224,7 +245,7 @@ def claimed(spec: TrialSpec) -> Generator[None]:
 
 
 def _runs(folder: Path) -> Path:
-    """The folder of all runs, for a trial's folder in one of them; of a lone trial, its own."""
+    """The folder that holds the run of a trial's folder; for a lone trial, the one above it."""
     return (run_of(folder) or folder).parent
 
 

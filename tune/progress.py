@@ -63,8 +63,8 @@ class _TrialBars:
         of = f" of {budget.seconds:g} s" if budget.seconds else f"/{budget.trained_steps:,}"
         text = f"step {row['step']:>5,}{of}  train loss {row['train_loss']:.3f}"
         self._bars.update(self._tasks[spec.label], completed=done, text=text)
-        if row.get("warning"):
-            self.console.print(f"{spec.label}: {row['warning']}", markup=False)
+        for warning in row.get("warnings", ()):
+            self.console.print(f"{spec.label}: {warning}", markup=False)
         return text
 
     def _hide(self, spec: TrialSpec) -> None:

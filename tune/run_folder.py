@@ -75,6 +75,7 @@ class Column:
 
 # The columns that much of the code names.
 TRAIN_LOSS, EVAL_LOSS, HELDOUT_LOSS = "train_loss", "eval_loss", "heldout_loss"
+HELDOUT_BITS_PER_BYTE = "heldout_bits_per_byte"
 TRIALS_ON_DEVICE, PEAK_MEMORY = "trials_on_device", "peak_memory_bytes"
 TOKENS_PER_SECOND = "tokens_per_second"
 EVAL_CALIBRATION = "eval_calibration"
@@ -96,7 +97,7 @@ def _measures(prefix: str, of: str) -> dict[str, Column]:
 
 COLUMNS: dict[str, Column] = {
     HELDOUT_LOSS: Column(label="held-out loss", unit="nats", better="minimize"),
-    "heldout_bits_per_byte": Column(label="held-out bits a byte", unit="bits", better="minimize"),
+    HELDOUT_BITS_PER_BYTE: Column(label="held-out bits a byte", unit="bits", better="minimize"),
     "step": Column(label="optimizer step"),
     "tokens": Column(label="tokens", better="minimize"),
     "epochs": Column(label="passes over the corpus"),
@@ -191,8 +192,8 @@ def look_anew(folder: Path) -> None:
 def read_rows(folder: Path, having: str = "") -> list[Row]:
     """Rows of a trial's `metrics.jsonl`: all, or those that have a column.
 
-    A last line that was cut off while it was written is left out. Raises ValueError, one line, for
-    any other line that is no row, and for steps that do not rise.
+    What was cut off at the end while it was written is left out. Raises ValueError, one line, for a
+    line that is no row, and for steps that do not rise.
     """
     look_anew(folder)
     path = folder / METRICS
@@ -208,11 +209,12 @@ def read_rows(folder: Path, having: str = "") -> list[Row]:
 
 
 def _whole_lines(path: Path) -> list[bytes]:
-    return path.read_bytes().splitlines() if path.is_file() else []
+    """The lines of a file, but not what was cut off at its end while it was written."""
+    return path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
 
 
 def _read_lines(path: Path, lines: list[bytes]) -> list[Row]:
-    """The rows line by line, to leave out a last one that was cut off and to name a broken one."""
+    """The rows line by line, to name one that is broken."""
     rows: list[Row] = []
     last = 0
     for number, line in enumerate(lines, start=1):
@@ -220,11 +222,9 @@ def _read_lines(path: Path, lines: list[bytes]) -> list[Row]:
             row = json.loads(line)
             step = row["step"]
         except (ValueError, TypeError, KeyError) as error:
-            if number == len(lines):
-                break
             raise ValueError(
-                f"{path}, line {number} is no row ({line[:40]!r}): every line but the last must be"
-                " a JSON object with a step; repair or delete the line"
+                f"{path}, line {number} is no row ({line[:40]!r}): every line must be a JSON object"
+                " with a step; repair or delete the line"
             ) from error
         if step <= last:
             raise ValueError(

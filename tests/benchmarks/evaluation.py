@@ -24,6 +24,7 @@ from quarterhour.search_spaces.point import TrialConfig
 from quarterhour.search_spaces.profiles import PROFILES, QUICK
 from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.machine import best_precision, keep_freed_memory
+from quarterhour.tune.training.evaluation import batch_metrics, continue_prompts, heldout_metrics
 from quarterhour.tune.training.trainer import Trainer
 from quarterhour.tune.training.trial import Trial
 
@@ -78,9 +79,9 @@ def report(name: str, folder: Path) -> None:
     batch = torch.from_numpy(trial.batches.batch_at(0))
     seconds = {
         "a step": median_seconds(lambda: trial.trainer.train_step(batch)),
-        "measures of a batch": median_seconds(lambda: trial.trainer.metrics(batch)),
-        "held-out loss": median_seconds(trial._heldout_metrics),
-        "five samples": median_seconds(trial._continue_prompts),
+        "measures of a batch": median_seconds(lambda: batch_metrics(trial.trainer, [batch])),
+        "held-out loss": median_seconds(lambda: heldout_metrics(trial.trainer, trial.batches)),
+        "five samples": median_seconds(lambda: continue_prompts(trial.trainer, tokens)),
     }
     times = counts(config)
     steps = times["a step"] * seconds["a step"]

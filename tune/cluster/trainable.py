@@ -95,6 +95,8 @@ class TrialTrainable(ray_tune.Trainable):
             self._trial = Trial(self._spec, self._tokens, self._device)
             self._rows = self._trial.rows()
         begin, row, done = time.monotonic(), dict[str, Any](), False
+        warnings = self._trial.checkpoints.warnings
+        n_reported = len(warnings)
         while not done and "heldout_loss" not in row:
             row = next(self._rows)
             done = self._spec.result() is not None
@@ -103,7 +105,7 @@ class TrialTrainable(ray_tune.Trainable):
         return row | {
             "done": done,
             "quarters": self._trial.config.budget.quarters_done(row["step"]),
-            "warning": self._trial.take_warning(),
+            "warnings": warnings[n_reported:],
         }
 
     def cleanup(self) -> None:

@@ -162,9 +162,11 @@ def _train_here(console: Console, experiment: "Experiment", spec: "TrialSpec") -
     torch.set_num_threads(resources.threads)
     keep_freed_memory()
     trial = Trial(spec, experiment.tokens, torch.device(resources.device))
+    warnings, n_shown = trial.checkpoints.warnings, 0
     with TrialsProgress(console, [spec], 0) as progress:
         for row in trial.rows():
-            progress.update(spec, row | {"warning": trial.take_warning()})
+            progress.update(spec, row | {"warnings": warnings[n_shown:]})
+            n_shown = len(warnings)
 
 
 def _print_result(console: Console, spec: "TrialSpec") -> None:

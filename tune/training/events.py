@@ -20,6 +20,7 @@ from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.run_folder import (
     EVAL_LOSS,
     EVENTS,
+    HELDOUT_BITS_PER_BYTE,
     HELDOUT_LOSS,
     LAYER_GRAD_NORM,
     PEAK_MEMORY,
@@ -36,7 +37,7 @@ TAGS = {
     TRAIN_LOSS: "loss/train",
     EVAL_LOSS: "loss/eval",
     HELDOUT_LOSS: "loss/heldout",
-    "heldout_bits_per_byte": "loss/heldout_bits_per_byte",
+    HELDOUT_BITS_PER_BYTE: "loss/heldout_bits_per_byte",
     "train_batch_accuracy": "accuracy/train_batch",
     "eval_accuracy": "accuracy/eval",
     "train_batch_top5_accuracy": "accuracy/train_batch_top5",
@@ -80,16 +81,17 @@ def tag_of(name: str) -> str | None:
 
 
 class TrialEvents:
-    """Writes a trial's events, in place of those its folder has.
+    """Writes a trial's events, and empties the files of events that its folder has.
 
-    They begin with its hyperparameters: TensorBoard's table has it from then on, as running.
+    The hyperparameters come first: TensorBoard's table shows the trial as running from then on.
+    Raises ValueError where the run's `experiment.json` is damaged or of a newer version.
     """
 
     def __init__(self, spec: TrialSpec) -> None:
         for path in spec.folder.glob(EVENTS):
-            os.truncate(path, 0)  # removed, it would hold up TensorBoard's slower reader for ever
+            os.truncate(path, 0)  # TensorBoard's slower reader waits for ever for a removed one
         self._writer = FileWriter(spec.folder)
-        # A reader that has followed the files that were here drops what they told.
+        # A reader that has followed the earlier files drops what it read there.
         self._writer.add_event(Event(session_log=SessionLog(status=SessionLog.START)), step=0)
         self._writer.add_summary(_experiment(spec))
         self._writer.add_summary(_session_start(spec.config))
@@ -108,8 +110,8 @@ class TrialEvents:
         self._writer.add_summary(_scalars(by_tokens), row["tokens"])
 
     def add_samples(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
-        """Add what the prompts were continued with after `step` updates."""
-        # Indented, a continuation is shown as it is, whatever it holds.
+        """Add the continuations of the prompts after `step` updates."""
+        # Indented text is shown as it is, so a continuation cannot be taken for markup.
         shown = [f"**{s['prompt']}** …\n\n{_indented(s['continuation'])}" for s in samples]
         self._writer.add_summary(text("samples", "\n".join(shown)), step)
 
@@ -118,7 +120,7 @@ class TrialEvents:
         _add_ending(self._writer, status, step)
 
     def flush(self) -> None:
-        """Let readers see all that was added."""
+        """Make all that was added visible to readers."""
         self._writer.flush()
 
     def close(self) -> None:
@@ -127,7 +129,10 @@ class TrialEvents:
 
 
 def record_ending(folder: Path, status: Status) -> None:
-    """Add how a trial ended whose process is no more: in a file beside its events."""
+    """Add how a trial ended after its process did, in a new file beside its events.
+
+    Raises ValueError where its rows are damaged.
+    """
     rows = read_rows(folder)
     writer = FileWriter(folder)
     _add_ending(writer, status, rows[-1]["step"] if rows else 0)
@@ -152,14 +157,14 @@ def _session_start(config: TrialConfig) -> Summary:
             info.hparams[path].string_value = value
         elif isinstance(value, bool):
             info.hparams[path].bool_value = value
-        elif value is not None:  # it would turn a column of numbers into one of strings
+        elif value is not None:  # None would turn a column of numbers into one of strings
             info.hparams[path].number_value = value
     data = plugin_data_pb2.HParamsPluginData(session_start_info=info)
     return _hparams(metadata.SESSION_START_INFO_TAG, data)
 
 
 def _experiment(spec: TrialSpec) -> Summary:
-    """The table's columns; TensorBoard takes those of one trial for all."""
+    """The table's columns; TensorBoard takes one trial's columns for all trials."""
     domains = _domains(spec.folder)
     infos = [
         _hyperparameter(path, value, domains.get(path, [value]))
@@ -193,7 +198,7 @@ def _hyperparameter(path: str, value: Any, domain: Sequence[Any]) -> api_pb2.HPa
 
 
 def _domains(folder: Path) -> dict[str, list[Any]]:
-    """What the run's `experiment.json`, somewhere above the trial, says of its hyperparameters."""
+    """The values that each hyperparameter takes in the run, by its `experiment.json`."""
     run = run_of(folder)
     return read_experiment(run).get("domains", {}) if run else {}
 

@@ -1,7 +1,7 @@
-"""Golden figures: what the study's own code gives for formula-made weights and batches.
+"""Golden figures: what the study's own code gives for weights and batches made by a formula.
 
-Loss, gradient norm, learning rate, logits and metrics of fp32 training as run, of which this code
-must come within TOLERANCE.
+They are loss, gradient norm, learning rate, logits and metrics of fp32 training as run. This code
+must come within TOLERANCE of them.
 """
 
 import json
@@ -15,6 +15,7 @@ from quarterhour.data.batches import BatchConfig
 from quarterhour.model.decoder import Decoder, DecoderConfig
 from quarterhour.model.optim import OptimConfig
 from quarterhour.search_spaces.point import BudgetConfig, TrialConfig
+from quarterhour.tune.training.evaluation import batch_metrics
 from quarterhour.tune.training.trainer import Trainer
 
 TOLERANCE = 1e-4
@@ -44,7 +45,7 @@ def build_trainer(config: dict[str, Any], device: torch.device) -> tuple[Trainer
 
 
 def draw_weights(model: Decoder, rng: np.random.Generator) -> None:
-    """Weights in the order of REFERENCE.md: embedding, then each layer's four matrices."""
+    """Draw the weights as for `golden.json`: the embedding, then each layer's four matrices."""
     matrices: list[torch.Tensor] = [model.embedding.weight]
     for layer in model.layers:
         names = ("qkv", "attention_out", "up", "down")
@@ -55,7 +56,7 @@ def draw_weights(model: Decoder, rng: np.random.Generator) -> None:
 
 
 def draw_batches(config: dict[str, Any], rng: np.random.Generator) -> torch.Tensor:
-    """Token ids [steps, B, T + 1] by the formula of REFERENCE.md."""
+    """Token ids [steps, B, T + 1], drawn as for `golden.json`."""
     vocab_size, seq_len = config["vocab_size"], config["seq_len"]
     shape = (config["steps"], config["batch_size"], seq_len + 1)
     tokens = rng.integers(0, vocab_size, shape)
@@ -87,7 +88,7 @@ def measure(config: dict[str, Any], device: torch.device) -> dict[str, Any]:
 
 def last_batch_metrics(trainer: Trainer, batch: torch.Tensor) -> dict[str, float]:
     """The metrics of a batch before its update, under the golden file's names."""
-    metrics, _ = trainer.metrics(batch)
+    (metrics,), _ = batch_metrics(trainer, [batch])
     n_tokens = batch[:, 1:].numel()
     return {
         "accuracy": metrics["accuracy"],
@@ -101,7 +102,10 @@ def last_batch_metrics(trainer: Trainer, batch: torch.Tensor) -> dict[str, float
 
 
 def deviations(golden: Any, measured: Any) -> list[float]:
-    """Deviations of all figures in a golden value, in its order; raises if a shape differs."""
+    """Deviations of all figures in a golden value, in its order.
+
+    Raises ValueError where a list has another length, KeyError where a figure is missing.
+    """
     if isinstance(golden, dict):
         return [d for name in golden for d in deviations(golden[name], measured[name])]
     if isinstance(golden, list):

@@ -1,6 +1,6 @@
 """Peak memory of a trial, predicted from its configuration alone.
 
-Evaluation keeps no layer's tensors and has no gradients, so that it stays below a training step.
+Evaluation keeps no layer's tensors and has no gradients, so it needs less than a training step.
 
 Letters: N tokens of a batch, D d_model, F d_ff, H heads, L layers, V vocabulary, P parameters;
 c bytes of a number in the trial's precision.
@@ -13,11 +13,11 @@ FP32 = 4
 ACCURACY = 1.15  # measured memory is within this of the predicted, see tests/benchmarks/memory.py
 # Resident memory of a trial's process under Ray before its first step.
 PROCESS_BYTES = 520_000_000
-# Measured too, on 44 points that are not the benchmark's: what the libraries add for themselves,
-# and what is resident besides, since blocks freed between those of these terms fit nothing else.
+# Measured on 44 points that the benchmark does not use: what the libraries take for themselves, and
+# the shares of these terms that stay resident besides, as freed blocks that fit nothing else.
 LIBRARIES_BYTES = 16_200_000
 SCATTERED = {"activations": 0.49, "gradients": 0.27}
-# Of cuBLAS on a GPU, torch's default before compute capability 9.
+# What cuBLAS takes on a GPU: torch's default before compute capability 9.
 CUBLAS_WORKSPACE_BYTES = 8_519_680
 
 
@@ -36,8 +36,8 @@ def peak_bytes(config: TrialConfig, device: str) -> int:
 def live_bytes(config: TrialConfig, device: str) -> dict[str, int]:
     """What a step of a trial holds at its peak, by what it is for; device is "cpu" or "cuda".
 
-    The peak is where the loss is made, or, with few tokens, where the backward ends: there the tied
-    embedding has a gradient of the head, one of the lookup, and their sum.
+    The peak is at the loss, or, with few tokens, at the end of the backward pass: there the tied
+    embedding has one gradient from the head, one from the lookup, and their sum.
     """
     model, half = config.model, config.precision != "fp32"
     layers = model.n_layers * _layer(config, device) + _ends(config, device)

@@ -11,7 +11,11 @@ from quarterhour.tune.training.events import TrialEvents
 
 
 class Recorder:
-    """Opens a trial's record as of `step`: what was written after that is taken back."""
+    """Opens a trial's record as of `step`: what was written after that step is removed.
+
+    Raises ValueError where the rows or samples of its folder are damaged. Every method raises
+    OSError where it cannot write.
+    """
 
     def __init__(self, spec: TrialSpec, step: int) -> None:
         rows = [row for row in read_rows(spec.folder) if row["step"] <= step]
@@ -29,7 +33,10 @@ class Recorder:
         self.last_row: Row = rows[-1] if rows else {}
 
     def write(self, row: Row) -> None:
-        """Append one row, visible to readers at once: one to judge by, on other machines too."""
+        """Append one row, which readers see at once.
+
+        One with a held-out loss is seen from other machines too: a search judges by it.
+        """
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         if HELDOUT_LOSS in row:
@@ -47,7 +54,7 @@ class Recorder:
         self._events.flush()
 
     def write_ending(self, status: Status) -> None:
-        """Show how the trial ended; its `result.json` is written beside this."""
+        """Show how the trial ended; the caller writes its `result.json`."""
         self._events.add_ending(status, self.last_row["step"])
 
     def sync(self) -> None:

@@ -17,14 +17,14 @@ class SharedDevice:
 
     def __init__(self, device: torch.device) -> None:
         name = device.type
-        if name == "cuda":  # of those that a process sees, torch takes the first
+        if name == "cuda":  # torch takes the first of those that the process sees
             name += (os.environ.get("CUDA_VISIBLE_DEVICES") or "0").split(",")[0]
         self._folder = cache_folder() / "devices" / platform.node() / name
         self._folder.mkdir(parents=True, exist_ok=True)
 
     @contextmanager
     def taken(self) -> Generator[None]:
-        """Count this process meanwhile; killed, it is counted no more, for its lock is gone."""
+        """Count this process until the block ends; if it is killed, its lock goes with it."""
         path = self._folder / str(os.getpid())
         with path.open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -34,7 +34,7 @@ class SharedDevice:
                 path.unlink()
 
     def trials(self) -> int:
-        """Processes that are counted."""
+        """How many processes are counted now."""
         return sum(_is_held(path) for path in self._folder.iterdir())
 
 

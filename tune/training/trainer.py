@@ -1,9 +1,9 @@
 """What a trial trains: one update, its measurements, the state to go on from.
 
-Shapes: B batch, T time, N = B · T tokens, D d_model.
+Shapes: B batch, T time, N = B · T tokens, D d_model, K bins of calibration. Nothing in the trainer
+waits for the device; on a GPU, what does not fit raises torch.OutOfMemoryError.
 """
 
-import math
 import time
 from contextlib import AbstractContextManager
 from typing import Any
@@ -18,12 +18,14 @@ from quarterhour.model.optim import build_optimizer
 from quarterhour.search_spaces.point import TrialConfig
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-LARGEST_EXPONENT = 20.0
 DROPOUT_STREAM = 2  # of a seed's streams of random numbers; data.batches has the others
 
 
 class Trainer:
-    """Model, optimizer and loss scaler of a trial after `step` updates."""
+    """Model, optimizer and loss scaler of a trial after `step` updates.
+
+    Its configuration must have its steps, measured where its budget is in seconds.
+    """
 
     def __init__(self, config: TrialConfig, device: torch.device) -> None:
         self.config = config
@@ -48,7 +50,7 @@ class Trainer:
         """One update on a batch [B, T + 1]; its loss before, and the norm of the gradient.
 
         With `measure_layers`, `layer_grad_norms` gets the norm of each layer's part, before
-        clipping. Nothing here waits for the device.
+        clipping.
         """
         learning_rate = self.learning_rate
         for group in self.optimizer.param_groups:
@@ -90,26 +92,20 @@ class Trainer:
         return self.config.optim.learning_rate_at(self.step, self.config.budget.steps)
 
     @torch.no_grad()
-    def metrics(self, batch_BT: Tensor) -> tuple[dict[str, float], np.ndarray]:
-        """The reference's measures of a batch [B, T + 1], and its calibration bins [3, K].
-
-        Perplexity is exp(min(loss, 20)).
-        """
+    def metrics(self, batch_BT: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The measures of a batch [B, T + 1], 0-d, and its bins [3, K]: see `token_metrics`."""
         self.model.eval()
         with self._autocast():
             hidden_ND, targets_N = self._hidden_and_targets(batch_BT)
-            means, bins_3K = token_metrics(hidden_ND, self.model.embedding.weight, targets_N)
-        values = {name: float(mean) for name, mean in means.items()}
-        values["perplexity"] = math.exp(min(values["loss"], LARGEST_EXPONENT))
-        return values, bins_3K.double().cpu().numpy()
+            return token_metrics(hidden_ND, self.model.embedding.weight, targets_N)
 
     @torch.no_grad()
-    def loss(self, batch_BT: Tensor) -> float:
-        """Mean loss of a batch [B, T + 1] in nats."""
+    def loss(self, batch_BT: Tensor) -> Tensor:
+        """Mean loss of a batch [B, T + 1] in nats, 0-d."""
         self.model.eval()
         with self._autocast():
             hidden_ND, targets_N = self._hidden_and_targets(batch_BT)
-            return float(token_loss(hidden_ND, self.model.embedding.weight, targets_N))
+            return token_loss(hidden_ND, self.model.embedding.weight, targets_N)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next update depends on."""
@@ -121,7 +117,11 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up the state that `state_dict` gave."""
+        """Take up the state that `state_dict` gave.
+
+        Raises KeyError, ValueError or RuntimeError for a state of another model, and may have taken
+        up a part of it then.
+        """
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -148,7 +148,7 @@ class Stopwatch:
         self._spans.append((begin, self.mark()))
 
     def seconds(self) -> list[float]:
-        """The counted times; waits for the device."""
+        """The counted times, in their order; waits for the device."""
         if not self._on_gpu:
             return [end - begin for begin, end in self._spans]
         torch.cuda.synchronize()

@@ -1,0 +1,84 @@
+"""A trial's checkpoints: written whole, checked when loaded, the one before kept."""
+
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from quarterhour.data.files import write_file
+from quarterhour.tune.run_folder import CHECKPOINT, PREVIOUS_CHECKPOINT, read_rows
+from quarterhour.tune.training.recorder import Recorder
+from quarterhour.tune.training.trainer import Trainer
+
+CHECKPOINT_SECONDS = 30.0
+
+
+class Checkpoints:
+    """The newest checkpoint in a trial's folder, and the one before it, should that be damaged.
+
+    A checkpoint that cannot be written or used stops no trial: `warnings` tells of it, oldest
+    first.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.warnings: list[str] = []
+        self._folder = folder
+        self._newest, self._previous = folder / CHECKPOINT, folder / PREVIOUS_CHECKPOINT
+        self._saved_at = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether the last checkpoint is CHECKPOINT_SECONDS old."""
+        return time.monotonic() - self._saved_at > CHECKPOINT_SECONDS
+
+    def save(self, trainer: Trainer, seconds: float, recorder: Recorder) -> None:
+        """Write a checkpoint after `seconds` of training; on a full disk, only a warning."""
+        state = {"trainer": trainer.state_dict(), "seconds": seconds}
+
+        def write(temporary: Path) -> None:
+            torch.save(state, temporary)
+            if self._newest.exists():
+                self._newest.replace(self._previous)
+
+        try:
+            recorder.sync()  # a checkpoint cannot be used without its rows
+            write_file(self._newest, write)
+            self._saved_at = time.monotonic()
+        except (OSError, RuntimeError) as error:  # torch reports a full disk by the latter
+            reason = str(error).splitlines()[0]
+            self.warnings.append(f"no checkpoint at step {trainer.step} could be written: {reason}")
+
+    def load(self, trainer: Trainer) -> tuple[Trainer, float]:
+        """Put the newest usable checkpoint into `trainer`; the trainer and its seconds so far.
+
+        Usable is a whole one whose rows are there. A trainer that an unusable one was put into is
+        replaced by a fresh one. Raises ValueError where the rows are damaged.
+        """
+        steps = {row["step"] for row in read_rows(self._folder)}
+        for path in filter(Path.exists, (self._newest, self._previous)):
+            try:
+                state = _read(path, trainer.device)
+                if state["trainer"]["step"] not in steps:
+                    raise ValueError("its rows are missing")
+                trainer.load_state_dict(state["trainer"])
+                return trainer, state["seconds"]
+            except Exception as error:  # what a damaged file raises is not foreseeable
+                damage = " ".join(str(error).split())[:80]
+                self.warnings.append(
+                    f"{path} cannot be used ({damage}): training goes on from an earlier state"
+                )
+                trainer = Trainer(trainer.config, trainer.device)
+        return trainer, 0.0
+
+    def drop_previous(self) -> None:
+        """Remove the checkpoint before the newest."""
+        self._previous.unlink(missing_ok=True)
+
+
+def _read(path: Path, device: torch.device) -> dict[str, Any]:
+    with zipfile.ZipFile(path) as archive:
+        if archive.testzip():  # torch does not look at the checksums
+            raise ValueError("its checksum is wrong")
+    return torch.load(path, map_location=device, weights_only=True)

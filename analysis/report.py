@@ -17,11 +17,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from quarterhour.analysis import formats
-from quarterhour.analysis.chapters.paper import comparison
 from quarterhour.analysis.chapters.paper.comparison import Comparison
 from quarterhour.analysis.chapters.run import remarks
-from quarterhour.analysis.contents import COMMON_SECTIONS, RUN_SECTIONS, Section
+from quarterhour.analysis.contents import COMMON_SECTIONS, RUN_SECTIONS
 from quarterhour.analysis.runs import Run
+from quarterhour.analysis.sections import Section
 
 PAGE = "report.html"
 TABLES, FIGURES = "tables", "figures"
@@ -134,7 +134,7 @@ def _table(made: pd.DataFrame | Comparison, maker: Any, title: str, path: Path) 
     """Write a table's three files, and the view of it."""
     note = ""
     if isinstance(made, Comparison):
-        cells, note = comparison.texts(made), made.note
+        cells, note = made.texts(), made.note
         numeric, title = [name for name in cells if name != "configuration"], made.heading
         frame = made.frame().rename_axis("configuration")
     else:

@@ -132,24 +132,13 @@ class Comparison:
 
 def beside_published(run: Run) -> list[Comparison]:
     """The run's tables in the paper's order, less those that none of its configurations is in."""
-    summary, unfinished = summarise(run), unfinished_notes(run)
-    tables = [
-        _compare(run, summary, unfinished, number, name)
-        for number, name in enumerate(TABLES, start=1)
-    ]
+    tables = [compare(run, name) for name in TABLES]
     return [table for table in tables if len(table.ours)]
 
 
 def compare(run: Run, name: str) -> Comparison:
     """The run's table of that name beside the published one."""
-    number = list(TABLES).index(name) + 1
-    return _compare(run, summarise(run), unfinished_notes(run), number, name)
-
-
-def _compare(
-    run: Run, summary: pd.DataFrame, unfinished: pd.Series, number: int, name: str
-) -> Comparison:
-    means = mean_over_seeds(summary)
+    means = mean_over_seeds(summarise(run))
     ours = TABLES[name][1](means)
     printed = published_tables().get(name, pd.DataFrame())
     measured = [column for column in printed if not TABLE_COLUMNS[column].setting]
@@ -164,14 +153,14 @@ def _compare(
     marked.loc[[configuration for configuration in studied if own[configuration]], measured] = True
     not_comparable = pd.Series({row: "; ".join(reasons) for row, reasons in details.items()})
     return Comparison(
-        number=number,
+        number=list(TABLES).index(name) + 1,
         name=name,
         ours=ours,
         published=printed.reindex(ours.index),
         marked=marked,
         seeds=means.loc[:, "seeds"].reindex(ours.index),
         not_comparable=not_comparable.reindex(ours.index, fill_value=""),
-        unfinished=unfinished.reindex(ours.index, fill_value=""),
+        unfinished=unfinished_notes(run).reindex(ours.index, fill_value=""),
         reasons=kinds + never_reasons,
     )
 

@@ -1,4 +1,5 @@
-"""What is read off finished runs: the study's eight tables, ours beside the published figures.
+"""What runs have come to, finished or not: tables, figures, judgements, and the report of them.
 
-It reads run folders and the study's own figures (published/*.json), and trains nothing.
+It reads run folders and the study's published figures. It trains nothing, and knows neither torch
+nor Ray; of `tune` it knows `run_folder` alone.
 """

@@ -1,27 +1,20 @@
-"""What all figures share: their colours, their axes, and the interval of a mean."""
+"""What all figures share: their colours, their axes, legends and notes."""
 
 import textwrap
 from collections.abc import Iterable
 from typing import Any
 
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogFormatter
-from scipy import stats
 
-from quarterhour.analysis.statistics import CONFIDENCE
+from quarterhour.analysis.chapters.paper.published import SIX
+from quarterhour.tune.run_folder import COLUMNS
 
 # Okabe and Ito's palette, which the colour-blind can tell apart, less its yellow.
-COLOURS = {
-    "baseline": "#000000",
-    "high_lr": "#D55E00",
-    "low_lr": "#56B4E9",
-    "large_batch": "#0072B2",
-    "short_seq": "#009E73",
-    "small_model": "#CC79A7",
-}
+_SIX_COLOURS = ("#000000", "#D55E00", "#56B4E9", "#0072B2", "#009E73", "#CC79A7")
+COLOURS: dict[str, str] = dict(zip(SIX, _SIX_COLOURS, strict=True))
 """The colour of each of the six in every figure."""
 OTHER_COLOURS = ("#E69F00", "#7F7F7F", "#8B5A2B", "#6A3D9A", "#66A61E", "#B2182B")
 PROPOSED_COLOUR = "#8DA0B3"
@@ -37,17 +30,15 @@ _LEGEND_INCHES, _CHARACTER_INCHES = 0.7, 0.085  # of an entry, and of each of it
 def colours(configurations: Iterable[str]) -> dict[str, str]:
     """The colour of each configuration: the six have their own, others take the rest in turn."""
     names = list(dict.fromkeys(configurations))
-    others = [name for name in names if name not in COLOURS]
+    others = [name for name in names if name not in SIX]
     own = {name: OTHER_COLOURS[n % len(OTHER_COLOURS)] for n, name in enumerate(others)}
     return {name: COLOURS.get(name) or own[name] for name in names}
 
 
-def interval(values: Any) -> pd.DataFrame:
-    """Mean, 95 % interval of the mean (Student t) and n of a grouped series; NaN where n is 1."""
-    n = values.count()
-    half = pd.Series(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1), index=n.index) * values.sem()
-    mean = values.mean()
-    return pd.DataFrame({"mean": mean, "low": mean - half, "high": mean + half, "n": n})
+def axis_label(column: str) -> str:
+    """Label and unit of a column of the rows, as in "held-out loss (nats)"."""
+    described = COLUMNS[column]
+    return f"{described.label} ({described.unit})" if described.unit else described.label
 
 
 def figure_and_axes(

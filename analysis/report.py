@@ -17,11 +17,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from quarterhour.analysis import formats
-from quarterhour.analysis.chapters.paper import comparison
 from quarterhour.analysis.chapters.paper.comparison import Comparison
 from quarterhour.analysis.chapters.run import remarks
-from quarterhour.analysis.contents import COMMON_SECTIONS, RUN_SECTIONS, Section
+from quarterhour.analysis.contents import COMMON_SECTIONS, RUN_SECTIONS
 from quarterhour.analysis.runs import Run
+from quarterhour.analysis.sections import Section
 
 PAGE = "report.html"
 TABLES, FIGURES = "tables", "figures"
@@ -66,7 +66,7 @@ class SectionView:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chapter:
+class Part:
     """The sections of one run, or of all runs together."""
 
     title: str
@@ -77,11 +77,11 @@ class Chapter:
 def write_report(runs: Sequence[Run], folder: Path) -> None:
     """Write the report on `runs`, finished or not, into `folder`.
 
-    Of several runs each has a chapter, and its files a folder of the run's name.
+    Of several runs each has a part of the page, and its files a folder of the run's name.
     """
     with mpl.rc_context(_STYLE):
-        chapters = [
-            Chapter(
+        parts = [
+            Part(
                 title=f"Run {run.folder.name}",
                 remarks=remarks(run),
                 sections=_sections(run, RUN_SECTIONS, folder, subfolder),
@@ -89,11 +89,11 @@ def write_report(runs: Sequence[Run], folder: Path) -> None:
             for run, subfolder in _subfolders(runs).items()
         ]
         common = _sections(runs, COMMON_SECTIONS, folder, "")
-        chapters.append(Chapter(title="Beyond one run", remarks=[], sections=common))
+        parts.append(Part(title="Beyond one run", remarks=[], sections=common))
     written = sorted(path.relative_to(folder / TABLES) for path in folder.glob("**/*.tex"))
     document = formats.latex_document([path.as_posix() for path in written])
     (folder / TABLES / "tables.tex").write_text(document, encoding="utf-8")
-    shown = [chapter for chapter in chapters if chapter.sections]
+    shown = [part for part in parts if part.sections]
     (folder / PAGE).write_text(_page(runs, shown), encoding="utf-8")
 
 
@@ -134,7 +134,7 @@ def _table(made: pd.DataFrame | Comparison, maker: Any, title: str, path: Path) 
     """Write a table's three files, and the view of it."""
     note = ""
     if isinstance(made, Comparison):
-        cells, note = comparison.texts(made), made.note
+        cells, note = made.texts(), made.note
         numeric, title = [name for name in cells if name != "configuration"], made.heading
         frame = made.frame().rename_axis("configuration")
     else:
@@ -170,7 +170,7 @@ def _caption(maker: Any) -> str:
     return " ".join(first.split()).replace("`", "")
 
 
-def _page(runs: Sequence[Run], chapters: Sequence[Chapter]) -> str:
+def _page(runs: Sequence[Run], parts: Sequence[Part]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -178,4 +178,4 @@ def _page(runs: Sequence[Run], chapters: Sequence[Chapter]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(runs=runs, chapters=chapters)
+    return environment.get_template("report.html.j2").render(runs=runs, parts=parts)

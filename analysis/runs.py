@@ -40,6 +40,11 @@ class Run:
     trials: pd.DataFrame
     rows: pd.DataFrame
 
+    @property
+    def is_search(self) -> bool:
+        """Whether its trials are those of a search, and not of named configurations."""
+        return bool(self.experiment.get("search"))
+
 
 def load_run(folder: Path) -> Run:
     """Reads `folder`, finished or still being written.

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy  # imports scipy.stats where it is first used, which takes as long as all the rest
 
 CONFIDENCE = 0.95
 ROUNDING = 1e-9  # of floating-point numbers, relative
@@ -31,22 +31,37 @@ def mean_interval(values: Sequence[float]) -> Interval:
 
     A NaN among the values makes everything NaN: a mean is over no fewer values than it says.
     """
-    return _student(values, spread_of_one=0)
+    return _interval(values, spread_of_one=0)
+
+
+def mean_intervals(groups: Any) -> pd.DataFrame:
+    """`mean_interval` of each group of a grouped series: `mean`, `low`, `high` and `n`.
+
+    The same rule holds for a NaN: who wants the mean of what is there leaves NaNs out beforehand.
+    """
+    n, mean = groups.size(), groups.mean(skipna=False)
+    half = _student(n, groups.std(skipna=False), spread_of_one=0)
+    return pd.DataFrame({"mean": mean, "low": mean - half, "high": mean + half, "n": n})
 
 
 def prediction_interval(values: Sequence[float]) -> Interval:
     """The mean, and where the result of a single further seed may lie: mean ± t·s·sqrt(1 + 1/n)."""
-    return _student(values, spread_of_one=1)
+    return _interval(values, spread_of_one=1)
 
 
-def _student(values: Sequence[float], spread_of_one: int) -> Interval:
+def _interval(values: Sequence[float], spread_of_one: int) -> Interval:
     n = len(values)
     mean = float(np.mean(values)) if n else _NAN
     if n < 2:
         return Interval(n, mean, _NAN, _NAN)
-    error = np.std(values, ddof=1) * np.sqrt(spread_of_one + 1 / n)
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * error)
+    half = float(_student(n, np.std(values, ddof=1), spread_of_one))
     return Interval(n, mean, mean - half, mean + half)
+
+
+def _student(n: Any, deviation: Any, spread_of_one: int) -> Any:
+    """Half the width of the interval around the mean of `n` values; NaN below two."""
+    error = deviation * np.sqrt(spread_of_one + 1 / n)
+    return scipy.stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * error
 
 
 def pairwise_differences(groups: Mapping[str, Sequence[float]], *, best: str) -> pd.DataFrame:
@@ -84,7 +99,7 @@ def welch(
     with warnings.catch_warnings():
         # Seeds of one side that are all equal are no loss of precision: its variance is 0.
         warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)
-        test: Any = stats.ttest_ind(one, other, equal_var=False)
+        test: Any = scipy.stats.ttest_ind(one, other, equal_var=False)
     low, high = test.confidence_interval(confidence)
     return {"difference": difference, "low": low, "high": high, "p": test.pvalue}
 
@@ -122,7 +137,7 @@ def pearson(x: Sequence[float], y: Sequence[float]) -> Interval:
     x, y = _known_pairs(x, y)
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return Interval(len(x), _NAN, _NAN, _NAN)
-    result: Any = stats.pearsonr(x, y)
+    result: Any = scipy.stats.pearsonr(x, y)
     bounds = result.confidence_interval(CONFIDENCE) if len(x) > 3 else (_NAN, _NAN)
     return Interval(len(x), float(result.statistic), *map(float, bounds))
 
@@ -138,13 +153,13 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> Interval:
     n = len(x)
     if n < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return Interval(n, _NAN, _NAN, _NAN)
-    ranked: Any = stats.spearmanr(x, y)
+    ranked: Any = scipy.stats.spearmanr(x, y)
     rho = float(ranked.statistic)
     if n < 4:
         return Interval(n, rho, _NAN, _NAN)
     largest = 1 - 6 / (n**3 - n)
     z = np.arctanh(np.clip(rho, -largest, largest))
-    half = stats.norm.ppf((1 + CONFIDENCE) / 2) * np.sqrt((1 + rho**2 / 2) / (n - 3))
+    half = scipy.stats.norm.ppf((1 + CONFIDENCE) / 2) * np.sqrt((1 + rho**2 / 2) / (n - 3))
     low, high = np.tanh([z - half, z + half])
     return Interval(n, rho, float(min(low, rho)), float(max(high, rho)))
 

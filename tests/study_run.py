@@ -7,11 +7,9 @@ from typing import Any
 
 from test_runs import COMPLETE, write_experiment, write_trial
 
-import quarterhour.analysis.chapters.paper.published
-from quarterhour.analysis.chapters.paper.published import published_tables
+from quarterhour.analysis.chapters.paper.published import FOLDER, published_tables
 
-PUBLISHED = Path(quarterhour.analysis.chapters.paper.published.__file__).parent / "published"
-RUNS = json.loads((PUBLISHED / "published_runs.json").read_text())["configurations"]
+RUNS = json.loads((FOLDER / "published_runs.json").read_text())["configurations"]
 EVALUATED = [1, 401, 801, 1201, 1601]
 ENDS = sorted([*EVALUATED, 500, 1000, 1500, 2000])
 MEASURES = [

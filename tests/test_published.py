@@ -6,13 +6,14 @@ import pandas as pd
 import pytest
 from test_runs import COMPLETE, write_experiment, write_trial
 
-from quarterhour.analysis.chapters.paper.comparison import COLUMNS
+from quarterhour.analysis.chapters.paper.comparison import TABLE_COLUMNS
 from quarterhour.analysis.chapters.paper.published import (
     differences,
     published_summary,
     published_tables,
 )
-from quarterhour.analysis.chapters.paper.tables import TABLES, mean_over_seeds, summarise
+from quarterhour.analysis.chapters.paper.tables import TABLES
+from quarterhour.analysis.measures import mean_over_seeds, summarise
 from quarterhour.analysis.runs import load_run
 
 # Cells of the paper that its own recorded data do not give, by what went wrong in the paper.
@@ -53,7 +54,7 @@ TRAINING_BATCH = [
 
 
 def printed(figure: float | str, column: str) -> str:
-    return figure if isinstance(figure, str) else format(figure, COLUMNS[column].decimals)
+    return figure if isinstance(figure, str) else format(figure, TABLE_COLUMNS[column].decimals)
 
 
 def not_following(summary: pd.DataFrame) -> set[tuple[str, str, str]]:

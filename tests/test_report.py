@@ -24,9 +24,10 @@ import quarterhour.analysis.report
 from quarterhour.analysis import formats
 from quarterhour.analysis.chapters.paper.comparison import Comparison
 from quarterhour.analysis.chapters.run import remarks
-from quarterhour.analysis.contents import COMMON_SECTIONS, RUN_SECTIONS, Section
+from quarterhour.analysis.contents import COMMON_SECTIONS, RUN_SECTIONS
 from quarterhour.analysis.report import write_report
 from quarterhour.analysis.runs import Run, load_run
+from quarterhour.analysis.sections import Section
 from quarterhour.tune.cli import main
 
 LATEX = shutil.which("pdflatex") or shutil.which("tectonic")
@@ -281,7 +282,8 @@ def test_a_report_that_cannot_be_written_leaves_the_earlier_one(
     run = one_trial(tmp_path / "run")
     (run / "report").mkdir()
     (run / "report/report.html").write_text("earlier")
-    monkeypatch.setattr("quarterhour.analysis.report._page", lambda *_: 1 / 0)
+    broken = Section(name="mine", title="Mine", tables={"none": ("None", lambda _: 1 / 0)})
+    monkeypatch.setattr("quarterhour.analysis.report.COMMON_SECTIONS", [broken])
     monkeypatch.setattr("sys.argv", ["quarterhour", "report", str(run)])
     with pytest.raises(ZeroDivisionError):
         main()

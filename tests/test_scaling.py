@@ -3,9 +3,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from shown import drawn
 from test_runs import COMPLETE, write_experiment, write_trial
 
-from quarterhour.analysis.chapters.scaling import AXES, LAW, fits, points
+from quarterhour.analysis.chapters.scaling import AXES, LAW, fits, points, scaling_laws
 from quarterhour.analysis.runs import Run, load_run
 
 E, A, ALPHA = 2.0, 400.0, 0.35
@@ -83,3 +84,17 @@ def test_many_sizes_do_not_grow_together(tmp_path: Path):
     sizes = np.geomspace(1e6, 2e6, 200)  # 0.35 % apart, over 35 times what is one
     run = run_of(tmp_path / "run", sizes, E + A * sizes**-ALPHA)
     assert fits([run]).set_index("axis").loc["parameters", "points"] == 34
+
+
+def test_a_law_is_drawn_where_it_was_fitted(tmp_path: Path):
+    small, large = np.geomspace(1e6, 1e7, 6), np.geomspace(1e8, 1e9, 6)
+    runs = [
+        run_of(tmp_path / name, sizes, 2 + 400 * sizes**-0.5, data=name, names=name)
+        for name, sizes in (("small", small), ("large", large))
+    ]
+    axes = drawn(scaling_laws(runs)).axes[0]
+    laws = [line for line in axes.lines if "exponent" in str(line.get_label())]
+    ends = [line.get_xdata()[end] for line in laws for end in (0, -1)]
+    assert ends == pytest.approx([1e6, 1e7, 1e8, 1e9])
+    assert [str(line.get_label()).split(":")[0] for line in laws] == ["small", "large"]
+    assert len({line.get_linestyle() for line in laws}) == 2

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,6 +7,7 @@ from scipy import stats
 
 from quarterhour.analysis.statistics import (
     mean_interval,
+    mean_intervals,
     pairwise_differences,
     pearson,
     prediction_interval,
@@ -35,6 +37,18 @@ def test_one_seed_has_no_interval_and_none_no_mean(interval):
 
 def test_a_figure_that_one_seed_lacks_is_missing():
     assert np.isnan(mean_interval([1.0, float("nan"), 2.0])[1:]).all()
+
+
+def test_groups_have_the_intervals_of_their_values():
+    groups = {"a": [2.0, 3.0, 7.0], "b": [1.0], "c": [1.0, float("nan")]}
+    rows = pd.DataFrame(
+        [(name, x) for name, own in groups.items() for x in own], columns=["g", "x"]
+    )
+    table = mean_intervals(rows.groupby("g")["x"])
+    for name, values in groups.items():
+        n, mean, low, high = mean_interval(values)
+        row = table.loc[name, ["n", "mean", "low", "high"]].to_list()
+        assert row == pytest.approx([n, mean, low, high], nan_ok=True)
 
 
 def test_intervals_hold_as_often_as_they_say():

@@ -4,7 +4,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from rich.console import Console
 from study_run import MEASURES, RUNS, write_study_run
 from test_cli import Quarterhour, quarterhour  # noqa: F401
 from test_published import (
@@ -17,14 +16,12 @@ from test_published import (
 from test_runs import COMPLETE, write_experiment, write_trial
 
 from quarterhour.analysis.chapters.paper.published import COLUMN_REASONS
-from quarterhour.analysis.chapters.paper.tables import summarise
 from quarterhour.analysis.chapters.verify import (
     judge_cells,
-    render_cells,
-    render_orderings,
     verify_cells,
     verify_orderings,
 )
+from quarterhour.analysis.measures import summarise
 from quarterhour.analysis.runs import load_run
 
 NOISY = [*MEASURES, "train_loss_last"]
@@ -198,26 +195,6 @@ def test_a_setting_that_is_another_is_not_comparable(tmp_path: Path):
     cells = verify_cells(run).set_index(["table", "configuration", "column"])
     assert cells.loc[("configurations", "baseline", "learning_rate"), "status"] == "NOT COMPARABLE"
     assert cells.loc[("configurations", "baseline", "seq_len"), "status"] == "REPRODUCED"
-
-
-def text_of(*shown: Any) -> str:
-    console = Console(width=100)
-    with console.capture() as capture:
-        console.print(*shown)
-    return capture.get()
-
-
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_the_terminal_shows_it_uncut_in_100_columns(tmp_path: Path, precision: str):
-    names = ["baseline", "high_lr", "large_batch", "short_seq"]
-    run = load_run(write_study_run(tmp_path / "run", seeds=3, names=names, precision=precision))
-    text = text_of(render_cells(verify_cells(run)), render_orderings(verify_orderings(run)))
-    assert max(map(len, text.splitlines())) <= 100
-    assert "…" not in text
-    assert ("precision bf16 instead of fp16" in text) == (precision == "bf16")
-    assert "not in this run" in text
-    seeds = "interval: 95 % prediction interval of 3 seeds. DRIFT: within twice its width."
-    assert (seeds in text) == (precision == "fp16")
 
 
 @pytest.mark.parametrize(("by", "code"), [(0.0, 0), (-1.0, 1)])

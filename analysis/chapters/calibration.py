@@ -9,14 +9,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from quarterhour.analysis.chapters.paper.published import differences, published_summary
-from quarterhour.analysis.chapters.paper.tables import counted_trials, mean_over_seeds, summarise
+from quarterhour.analysis.measures import counted_trials, mean_over_seeds, summarise
+from quarterhour.analysis.plots import NOTE_COLOUR, add_legend, colours, figure_and_axes
 from quarterhour.analysis.runs import Run
+from quarterhour.analysis.sections import Section, compares_configurations
 from quarterhour.analysis.statistics import Interval, mean_interval, pearson
+from quarterhour.tune.run_folder import EVAL_CALIBRATION, TRIAL
 
 QUOTED = {"train_loss": "confidence", "confidence": "final_top5"}
-"""The correlations over the six that the study quotes; names as in `tables.summarise`."""
+"""The correlations over the six that the study quotes; names as in `measures.summarise`."""
 
 
 def calibration(run: Run) -> pd.DataFrame:
@@ -52,6 +56,29 @@ def reliability(run: Run) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=names)
 
 
+def reliability_diagram(run: Run) -> Figure | None:
+    """Accuracy of the tokens in each bin of confidence, at the last evaluation, all seeds together.
+
+    On the diagonal a model is right as often as it is confident; ECE is the expected calibration
+    error. Larger dots hold more tokens.
+    """
+    bins: Any = reliability(run)
+    if bins.empty:
+        return None
+    errors: Any = calibration(run).set_index("configuration")["ece"]
+    figure, axes = figure_and_axes((6.5, 6))
+    axes.plot([0, 1], [0, 1], "--", color=NOTE_COLOUR, label="calibrated")
+    own_colours = colours(run.trials["configuration"])
+    for name, own in bins.dropna().groupby("configuration", sort=False):
+        colour, label = own_colours[name], f"{name}, ECE {errors[name]:.3f}"
+        axes.plot(own["confidence"], own["accuracy"], color=colour, label=label)
+        sizes = 100 * own["tokens"] / own["tokens"].sum()
+        axes.scatter(own["confidence"], own["accuracy"], sizes + 5, color=colour)
+    axes.set(xlabel="confidence (mean of the bin)", ylabel="accuracy", aspect="equal")
+    add_legend(figure, axes)
+    return figure
+
+
 def correlations(run: Run) -> pd.DataFrame:
     """The correlations that the study quotes, over this run's configurations: Pearson's, of means
     over seeds, with Fisher's 95 % interval, beside those of the study's recorded data
@@ -74,14 +101,12 @@ def _named(interval: Interval, prefix: str) -> dict[str, float]:
 
 def _last_bins(run: Run) -> Iterator[tuple[str, list[np.ndarray]]]:
     """Each configuration, with the bins [3, K] of the last evaluation of each seed."""
-    columns = ["configuration", "seed", "eval_calibration"]
-    rows = run.rows.reindex(columns=columns).dropna(subset=["eval_calibration"])
-    counted = counted_trials(run.trials)[["configuration", "seed"]]
-    last = rows.drop_duplicates(["configuration", "seed"], keep="last").merge(counted)
+    rows = run.rows.reindex(columns=[*TRIAL, EVAL_CALIBRATION]).dropna(subset=[EVAL_CALIBRATION])
+    last = rows.drop_duplicates(TRIAL, keep="last").merge(counted_trials(run.trials)[TRIAL])
     for configuration, seeds in last.groupby("configuration", sort=False):
         yield (
             str(configuration),
-            [np.array(bins, dtype=float) for bins in seeds["eval_calibration"]],
+            [np.array(bins, dtype=float) for bins in seeds[EVAL_CALIBRATION]],
         )
 
 
@@ -89,3 +114,16 @@ def _expected_error(bins_3K: np.ndarray) -> float:
     """Σ |correct - confidence| / Σ tokens over the bins."""
     tokens_K, confidence_K, correct_K = bins_3K
     return float(np.abs(correct_K - confidence_K).sum() / tokens_K.sum())
+
+
+SECTION = Section[Run](
+    name="calibration",
+    title="Calibration",
+    applies=compares_configurations,
+    tables={
+        "calibration": ("Expected calibration error", calibration),
+        "reliability": ("Bins of confidence", reliability),
+        "correlations": ("Correlations", correlations),
+    },
+    figures={"reliability": ("Reliability diagram", reliability_diagram)},
+)

@@ -1,34 +1,40 @@
 """Where the study's paper contradicts the data it recorded: found by computing, not by hand."""
 
 import math
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from quarterhour.analysis.chapters.paper.comparison import COLUMNS
+from quarterhour.analysis.chapters.paper.comparison import TABLE_COLUMNS
 from quarterhour.analysis.chapters.paper.published import (
+    has_studied,
     published_claims,
     published_measures,
     published_summary,
     published_tables,
 )
-from quarterhour.analysis.chapters.paper.tables import TABLES, mean_over_seeds
+from quarterhour.analysis.chapters.paper.tables import TABLES
 from quarterhour.analysis.chapters.verify import Verdict, judge_cells
+from quarterhour.analysis.measures import mean_over_seeds
+from quarterhour.analysis.runs import Run
+from quarterhour.analysis.sections import Section
 from quarterhour.analysis.statistics import pearson
 
 # Powers of ten show within this share: the paper's steps/s are rounded.
 FACTOR_TOLERANCE = 0.01
 
 
-def contradictions() -> pd.DataFrame:
+def contradictions(_runs: Sequence[Run]) -> pd.DataFrame:
     """The cells of the published tables, and the claims of the text, that do not follow from the
     study's own recorded data.
 
     `where` (table or text), `configuration`, `column`, what is `published`, what `follows` from
     the recorded data by the tables' definitions (NaN: nothing recorded gives it), the `kind` of
     contradiction, and how it was `found`: each by a computation that gives the published figure.
+    They do not depend on the runs.
     """
     claims = text_claims()
     wrong = claims.loc[~claims["holds"].astype(bool)].rename(columns={"claim": "column"})
@@ -87,9 +93,9 @@ def _from_printed_figures(cell: dict[Any, Any]) -> list[Any]:
     """The cell as the tables' definitions give it from figures rounded as they are printed."""
     summary: Any = published_summary()
     decimals: dict[str, int] = {
-        name: int(COLUMNS[name].decimals.strip(",.f"))
+        name: int(TABLE_COLUMNS[name].decimals.strip(",.f"))
         for name in summary
-        if name in COLUMNS and not COLUMNS[name].setting
+        if name in TABLE_COLUMNS and not TABLE_COLUMNS[name].setting
     }
     printed_millions = {"total_tokens": -4}
     variants: Any = (summary.round(decimals), summary.round(decimals | printed_millions))
@@ -103,7 +109,7 @@ def _from_printed_figures(cell: dict[Any, Any]) -> list[Any]:
 def _prints_alike(ours: Any, published: Any, column: str) -> bool:
     if isinstance(ours, str) or isinstance(published, str):
         return False
-    decimals = COLUMNS[column].decimals
+    decimals = TABLE_COLUMNS[column].decimals
     return format(ours, decimals) == format(published, decimals)
 
 
@@ -166,3 +172,11 @@ def _judge_claim(claim: str, published: Any, follows: float) -> tuple[bool, str]
         if claim == "small_model_faster_percent" and round(percent, digits) == published
     ]
     return False, f"it is against {', '.join(against)}" if against else "nothing recorded gives it"
+
+
+SECTION = Section[Sequence[Run]](
+    name="contradictions",
+    title="Where the paper contradicts itself",
+    applies=lambda runs: any(map(has_studied, runs)),
+    tables={"contradictions": ("Contradictions", contradictions)},
+)

@@ -4,19 +4,24 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from quarterhour.analysis.chapters.paper.tables import final_rows
+from quarterhour.analysis.measures import final_rows
+from quarterhour.analysis.plots import add_note, axis_label, colours, figure_and_axes, plain_number
 from quarterhour.analysis.runs import Run
+from quarterhour.analysis.sections import Section, compares_configurations
 from quarterhour.analysis.statistics import mean_interval
+from quarterhour.tune.run_folder import HELDOUT_LOSS, TRAIN_LOSS, TRIAL, TRIALS_ON_DEVICE
 
 VIEWS = {"steps": "step", "tokens": "tokens", "flops": "flops", "device-seconds": "seconds"}
 """The kinds of cost, and the column of a row that counts each since the trial's start."""
 
-_LOSSES = ["heldout_loss", "train_loss"]
-_ROW = [*VIEWS.values(), "trials_on_device", *_LOSSES]
+_LOSSES = [HELDOUT_LOSS, TRAIN_LOSS]
+_ROW = [*VIEWS.values(), TRIALS_ON_DEVICE, *_LOSSES]
 _COLUMNS = [
-    *("view", "cost", "configuration", "n", "heldout_loss", "low", "high", "train_loss"),
-    *("interpolated", "steps", "shared", "trials_on_device", "rank"),
+    *("view", "cost", "configuration", "n", HELDOUT_LOSS, "low", "high", TRAIN_LOSS),
+    *("interpolated", "steps", "shared", TRIALS_ON_DEVICE, "rank"),
 ]
 
 _Trial = dict[str, np.ndarray]  # a trial's rows, by column
@@ -52,13 +57,41 @@ def rank_changes(run: Run) -> pd.DataFrame:
     return ranks.sort_values(["steps"], kind="stable").reset_index()
 
 
+def equal_cost_losses(run: Run) -> Figure | None:
+    """Held-out loss of the configurations at equal steps, tokens, FLOPs and device-seconds.
+
+    Numbers are ranks; a hollow dot is interpolated on a curve whose schedule was made for another
+    length. Seconds on a shared device are left out.
+    """
+    table = equal_cost(run)
+    ranked: Any = table.loc[table["rank"].notna()]
+    if ranked.empty:
+        return None
+    names = list(dict.fromkeys(table["configuration"]))
+    label = axis_label(HELDOUT_LOSS)
+    figure, _ = figure_and_axes((13, 1.6 + 0.4 * len(names)), 1, len(VIEWS))
+    for axes, view in zip(figure.axes, VIEWS, strict=True):
+        own = ranked.loc[ranked["view"] == view]
+        _draw_view(axes, own.to_dict("records"), names)
+        axes.set(title=f"equal {view}", xlabel=label)
+        if len(own):
+            axes.set_xlabel(f"{label}\nat {plain_number(own['cost'].iloc[0])}")
+        else:
+            axes.set(xticks=[], xlabel="")
+            axes.text(0.5, 0.5, "device shared:\nnot ranked", transform=axes.transAxes, ha="center")
+    for axes in figure.axes[1:]:
+        axes.tick_params(labelleft=False)
+    add_note(figure, "numbers: ranks; hollow: interpolated; bars: 95 % over seeds")
+    return figure
+
+
 def _complete_trials(run: Run) -> dict[str, list[_Trial]]:
     """The trials that ended with a held-out loss, by configuration."""
-    final = final_rows(run, ["heldout_loss"]).dropna(subset=["heldout_loss"])
+    final = final_rows(run, [HELDOUT_LOSS]).dropna(subset=[HELDOUT_LOSS])
     keys = set(zip(final["configuration"], final["seed"], strict=True))
-    rows = run.rows.reindex(columns=["configuration", "seed", *_ROW])
+    rows = run.rows.reindex(columns=[*TRIAL, *_ROW])
     trials: dict[str, list[_Trial]] = {}
-    for key, trial in rows.groupby(["configuration", "seed"], sort=False):
+    for key, trial in rows.groupby(TRIAL, sort=False):
         if key in keys:
             values = trial.loc[:, _ROW].to_numpy(float).T
             name = str(trial["configuration"].iat[0])
@@ -69,7 +102,7 @@ def _complete_trials(run: Run) -> dict[str, list[_Trial]]:
 def _view(view: str, trials: dict[str, list[_Trial]]) -> list[dict[str, Any]]:
     """The configurations at the largest cost of this kind that all of them reach, best first."""
     column = VIEWS[view]
-    sharing = {name: _most(seeds, "trials_on_device") for name, seeds in trials.items()}
+    sharing = {name: _most(seeds, TRIALS_ON_DEVICE) for name, seeds in trials.items()}
     shared = {name: view == "device-seconds" and n > 1 for name, n in sharing.items()}
     own = [trial for name, seeds in trials.items() if not shared[name] for trial in seeds]
     cost = min((trial[column][-1] for trial in own), default=np.nan)
@@ -84,9 +117,9 @@ def _view(view: str, trials: dict[str, list[_Trial]]) -> list[dict[str, Any]]:
         figures = (view, cost, name, n, loss, low, high, float(np.mean(train)))
         how = (interpolated, _most(seeds, "step"), shared[name], sharing[name])
         rows.append(dict(zip(_COLUMNS, figures + how, strict=False)))
-    rows.sort(key=lambda row: (row["shared"], np.isnan(row["heldout_loss"]), row["heldout_loss"]))
+    rows.sort(key=lambda row: (row["shared"], np.isnan(row[HELDOUT_LOSS]), row[HELDOUT_LOSS]))
     for rank, row in enumerate(rows, start=1):
-        row["rank"] = np.nan if row["shared"] or np.isnan(row["heldout_loss"]) else rank
+        row["rank"] = np.nan if row["shared"] or np.isnan(row[HELDOUT_LOSS]) else rank
     return rows
 
 
@@ -106,9 +139,37 @@ def _loss(trial: _Trial, loss: str, column: str, cost: float | None) -> float:
 def _remark(row: dict[str, Any]) -> str:
     remarks: list[str] = []
     if row["shared"]:
-        remarks.append(f"{row['trials_on_device']:g} trials shared the device: not ranked")
+        remarks.append(f"{row[TRIALS_ON_DEVICE]:g} trials shared the device: not ranked")
     elif row["interpolated"]:
         remarks.append(f"interpolated: its schedule was made for {row['steps']:,.0f} steps")
     if row["rank"] > 0 and row["rank"] != row["rank_at_equal_steps"]:
         remarks.append(f"{row['rank']:.0f}, at equal steps {row['rank_at_equal_steps']:.0f}")
     return "; ".join(remarks)
+
+
+def _draw_view(axes: Axes, rows: list[dict[str, Any]], names: list[str]) -> None:
+    own = colours(names)
+    for row in rows:
+        name = row["configuration"]
+        half = row["high"] - row[HELDOUT_LOSS] if row["n"] > 1 else None
+        axes.errorbar(
+            row[HELDOUT_LOSS], names.index(name), xerr=half, fmt="o", color=own[name],
+            markerfacecolor="white" if row["interpolated"] else own[name], capsize=3,
+        )  # fmt: skip
+        place = (row[HELDOUT_LOSS], names.index(name))
+        axes.annotate(f"{row['rank']:.0f}", place, (0, 6), textcoords="offset points", ha="center")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.7)
+    axes.margins(x=0.15)
+
+
+SECTION = Section[Run](
+    name="equal_cost",
+    title="At equal cost",
+    applies=compares_configurations,
+    tables={
+        "rank_changes": ("Ranks at equal cost", rank_changes),
+        "equal_cost": ("Losses at equal cost", equal_cost),
+    },
+    figures={"equal_cost": ("Losses at equal cost", equal_cost_losses)},
+)

@@ -1,28 +1,24 @@
-"""What a run is, how its trials ended, and what their models write."""
+"""What a run is, and how its trials ended."""
 
-import json
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from quarterhour.analysis.chapters.paper.comparison import unfinished_notes
 from quarterhour.analysis.chapters.paper.published import differences
-from quarterhour.analysis.chapters.search.results import search_results
 from quarterhour.analysis.runs import Run
+from quarterhour.analysis.sections import Section
+from quarterhour.tune.run_folder import (
+    EVAL_LOSS,
+    HELDOUT_LOSS,
+    TRAIN_LOSS,
+    TRIAL,
+    TRIALS_ON_DEVICE,
+    Status,
+)
 
-SHOWN_SAMPLES = 6
-_ENDED = ["COMPLETE", "FAILED", "PRUNED", "INFEASIBLE"]
-_TRIAL = ["configuration", "seed"]
-_MEASURES = [
-    "tokens",
-    "seconds",
-    "train_loss",
-    "eval_loss",
-    "heldout_loss",
-    "heldout_bits_per_byte",
-]
+_ENDED = [status for status in Status if status.ended]
+_MEASURES = ["tokens", "seconds", TRAIN_LOSS, EVAL_LOSS, HELDOUT_LOSS, "heldout_bits_per_byte"]
 
 
 def remarks(run: Run) -> list[str]:
@@ -30,11 +26,11 @@ def remarks(run: Run) -> list[str]:
     said = [f"Trials: {_counted(run.trials['status'])}."]
     if not run.trials["status"].isin(_ENDED).to_numpy().all():
         said.append("The run is not finished: figures that are not there are missing or –.")
-    if not run.experiment.get("search"):
+    if not run.is_search:
         said += [f"{name}: {note}." for name, note in unfinished_notes(run).items()]
     if run.trials.duplicated("configuration").sum() == 0:
         said.append("One seed: a difference between configurations may be seed noise alone.")
-    if run.rows.reindex(columns=["trials_on_device"]).gt(1).to_numpy().any():
+    if run.rows.reindex(columns=[TRIALS_ON_DEVICE]).gt(1).to_numpy().any():
         said.append("Trials shared the device: seconds and steps per second are those of sharing.")
     if kinds := differences(run):
         said.append(f"Not comparable with the study: other {', '.join(kinds)}.")
@@ -72,48 +68,14 @@ def provenance(run: Run) -> pd.DataFrame:
 
 def trials(run: Run) -> pd.DataFrame:
     """Every trial: how it ended, how far it got, and the last known value of each measure."""
-    columns = [*_TRIAL, "origin", "status", "steps_done", "parameters", "reason"]
+    columns = [*TRIAL, "origin", "status", "steps_done", "parameters", "reason"]
     table = run.trials.reindex(columns=columns)
     if run.trials["origin"].isna().to_numpy().all():
         table = table.drop(columns="origin")
     if not run.rows.empty:
-        last = run.rows.groupby(_TRIAL, as_index=False).last()
-        table = table.merge(last.reindex(columns=[*_TRIAL, *_MEASURES]), how="left", on=_TRIAL)
-    return table.assign(reason=table.pop("reason")).set_index(_TRIAL)
-
-
-def samples(run: Run) -> pd.DataFrame:
-    """What the models make of the same prompts after their last evaluation, side by side.
-
-    Of each configuration the first seed; of a search the best trials.
-    """
-    chosen = run.trials.loc[run.trials["folder"].notna()].drop_duplicates("configuration")
-    if run.experiment.get("search"):
-        ranked = search_results(run).ranked()["configuration"]
-        chosen = chosen.set_index("configuration", drop=False).loc[ranked]
-    written = {
-        f"{trial['configuration']} (step {texts[0]['step']})": {
-            text["prompt"]: text["continuation"]
-            for text in texts
-            if text["step"] == texts[0]["step"]
-        }
-        for trial in chosen.head(SHOWN_SAMPLES).to_dict("records")
-        if (texts := _read_samples(Path(trial["folder"])))
-    }
-    return pd.DataFrame(written).rename_axis("prompt")
-
-
-def last_measures(runs: Sequence[Run]) -> pd.DataFrame:
-    """The trials of all runs below each other, with the data that each was trained on."""
-    tables = {run.folder.name: trials(run) for run in runs}
-    together = pd.concat(tables, names=["run", *_TRIAL])
-    fingerprints = {run.folder.name: run.experiment["data"].get("fingerprint") for run in runs}
-    return together.assign(data=together.index.get_level_values("run").map(fingerprints))
-
-
-def _read_samples(folder: Path) -> list[dict[str, Any]]:
-    file = folder / "samples.json"
-    return json.loads(file.read_bytes()) if file.is_file() else []
+        last = run.rows.groupby(TRIAL, as_index=False).last()
+        table = table.merge(last.reindex(columns=[*TRIAL, *_MEASURES]), how="left", on=TRIAL)
+    return table.assign(reason=table.pop("reason")).set_index(TRIAL)
 
 
 def _distinct(run: Run, column: str) -> str | None:
@@ -139,3 +101,10 @@ def _listed(value: Any) -> str | None:
 
 def _with_thousands(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+SECTION = Section[Run](
+    name="run",
+    title="The run",
+    tables={"provenance": ("Provenance", provenance), "trials": ("Trials", trials)},
+)

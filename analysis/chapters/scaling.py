@@ -2,15 +2,32 @@
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from scipy.optimize import curve_fit
 
-from quarterhour.analysis.chapters.paper.tables import final_rows
+from quarterhour.analysis.chapters.paper.published import SIX
+from quarterhour.analysis.measures import final_rows
+from quarterhour.analysis.plots import (
+    BEST_COLOUR,
+    COLOURS,
+    NOTE_COLOUR,
+    PROPOSED_COLOUR,
+    add_legend,
+    axis_label,
+    figure_and_axes,
+    plain_log,
+)
 from quarterhour.analysis.runs import Run
+from quarterhour.analysis.sections import Section
 from quarterhour.analysis.statistics import CONFIDENCE
+from quarterhour.tune.run_folder import HELDOUT_LOSS, TRIAL
 
 AXES = ("parameters", "tokens", "flops")
 LAW = ("offset", "factor", "exponent")  # E, A and alpha of L = E + A · x^-alpha
@@ -20,6 +37,7 @@ RESAMPLES = 200
 SEED = 0
 SLOWEST, FASTEST = 1e-3, 10  # exponents: beyond them, a line or a step fits as well
 MAX_EVALUATIONS = 60
+_LOOKS = (("o", "-"), ("s", "--"), ("D", "-."), ("^", ":"))  # of data, one after the other
 
 
 def points(runs: Sequence[Run]) -> pd.DataFrame:
@@ -31,10 +49,10 @@ def points(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def _points(run: Run) -> pd.DataFrame:
-    final = final_rows(run, ["tokens", "flops", "heldout_loss"]).dropna(subset=["heldout_loss"])
-    settings = run.trials.reindex(columns=["configuration", "seed", "parameters"])
-    trials = final.merge(settings, on=["configuration", "seed"]).drop(columns="seed")
-    figures = trials.astype(dict.fromkeys([*AXES, "heldout_loss"], float))
+    final = final_rows(run, ["tokens", "flops", HELDOUT_LOSS]).dropna(subset=[HELDOUT_LOSS])
+    settings = run.trials.reindex(columns=[*TRIAL, "parameters"])
+    trials = final.merge(settings, on=TRIAL).drop(columns="seed")
+    figures = trials.astype(dict.fromkeys([*AXES, HELDOUT_LOSS], float))
     by_configuration = figures.groupby("configuration", sort=False)
     means: Any = by_configuration.mean()
     means = means.assign(n=by_configuration.size(), run=run.folder.name)
@@ -69,13 +87,13 @@ def law(x: np.ndarray, offset: float, factor: float, exponent: float) -> np.ndar
 
 def _envelope(measured: pd.DataFrame, axis: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Each x, ascending, and the lowest loss there."""
-    table = measured.loc[:, [axis, "heldout_loss"]].dropna().sort_values([axis])
+    table = measured.loc[:, [axis, HELDOUT_LOSS]].dropna().sort_values([axis])
     groups: list[float] = []
     for x in table[axis]:
         groups.append(groups[-1] if groups and x <= groups[-1] * (1 + SAME) else x)
     best: Any = table.reset_index(drop=True).groupby(groups)
-    lowest = table.iloc[best["heldout_loss"].idxmin().to_numpy()]
-    return tuple(lowest[axis]), tuple(lowest["heldout_loss"])
+    lowest = table.iloc[best[HELDOUT_LOSS].idxmin().to_numpy()]
+    return tuple(lowest[axis]), tuple(lowest[HELDOUT_LOSS])
 
 
 @cache  # a report asks twice: for its table and for its figure
@@ -128,3 +146,67 @@ def _parameters(x: np.ndarray, loss: np.ndarray, start: Any) -> np.ndarray | Non
 def _unscaled(law_parameters: np.ndarray, scale: float) -> tuple[float, float, float]:
     offset, factor, exponent = law_parameters
     return offset, factor * scale**exponent, exponent
+
+
+def scaling_laws(runs: Sequence[Run]) -> Figure | None:
+    """Held-out loss of the complete configurations against parameters, tokens and FLOPs.
+
+    Lines are the power laws with an offset, where there are points enough; data that differ have
+    markers and lines that differ.
+    """
+    measured: Any = points(runs)
+    if measured.empty:
+        return None
+    named = COLOURS | {"another": PROPOSED_COLOUR}
+    shown_as = measured["configuration"].where(measured["configuration"].isin(SIX), "another")
+    figure, (first, *_) = figure_and_axes((13, 4.5), 1, len(AXES))
+    for name in shown_as.unique():
+        first.plot([], [], "o", color=named[name], label=name)
+    add_legend(figure, first)
+    laws: Any = fits(runs)
+    for axes, axis in zip(figure.axes, AXES, strict=True):
+        found = laws.loc[laws["axis"].eq(axis) & laws["reason"].eq("")]
+        _draw_points_and_laws(axes, axis, measured.assign(colour=shown_as.map(named)), found)
+        axes.set(xlabel=axis, ylabel=axis_label(HELDOUT_LOSS))
+        plain_log(axes.xaxis)
+    return figure
+
+
+def _draw_points_and_laws(axes: Axes, axis: str, measured: pd.DataFrame, laws: Any) -> None:
+    by_data: Any = measured.groupby("data", sort=False)
+    lines: list[Line2D] = []
+    for (data, own), (marker, style) in zip(by_data, cycle(_LOOKS), strict=False):
+        axes.scatter(own[axis], own[HELDOUT_LOSS], 25, own["colour"], marker=marker)
+        which = f"{', '.join(own['run'].unique())}: " if by_data.ngroups > 1 else ""
+        for row in laws.loc[laws["data"] == data].to_dict("records"):
+            lines.append(_law(axes, own[axis], row, style, which))
+    if lines:
+        axes.legend(handles=lines, frameon=False)
+    else:
+        axes.set_title("no fit", color=NOTE_COLOUR, fontsize="medium")
+
+
+def _law(axes: Axes, x: pd.Series, row: dict[str, Any], style: str, which: str) -> Line2D:
+    """Draw a fitted law over the range of x that it was fitted to."""
+    between = np.geomspace(x.min(), x.max(), 200)
+    exponent, *bounds = (row[f"exponent{end}"] for end in ("", "_low", "_high"))
+    label = which + "exponent {:.2f} [{:.2f}, {:.2f}]".format(exponent, *bounds)
+    losses = law(between, *(row[name] for name in LAW))
+    return axes.plot(between, losses, style, color=BEST_COLOUR, label=label)[0]
+
+
+def _has_several_sizes(runs: Sequence[Run]) -> bool:
+    """Whether complete trials differ in parameters, tokens or FLOPs."""
+    return len(points(runs).loc[:, [*AXES]].drop_duplicates()) > 1
+
+
+SECTION = Section[Sequence[Run]](
+    name="scaling",
+    title="Scaling",
+    applies=_has_several_sizes,
+    tables={
+        "scaling_fits": ("Power laws with an offset", fits),
+        "scaling_points": ("What they are fitted to", points),
+    },
+    figures={"scaling": ("Held-out loss against size", scaling_laws)},
+)

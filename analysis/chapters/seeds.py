@@ -4,17 +4,26 @@ from typing import Any
 
 import pandas as pd
 
-from quarterhour.analysis.chapters.paper.tables import counted_trials, final_rows, summarise
+from quarterhour.analysis.measures import counted_trials, final_rows, summarise
 from quarterhour.analysis.runs import Run
+from quarterhour.analysis.sections import Section, compares_configurations
 from quarterhour.analysis.statistics import mean_interval, pairwise_differences
+from quarterhour.tune.run_folder import (
+    EVAL_LOSS,
+    HELDOUT_LOSS,
+    TOKENS_PER_SECOND,
+    TRAIN_LOSS,
+    TRIAL,
+    TRIALS_ON_DEVICE,
+)
 
 MEASURES = {
-    "train_loss": "train_loss",
-    "eval_loss": "eval_loss",
-    "heldout_loss": "heldout_loss",
+    TRAIN_LOSS: TRAIN_LOSS,
+    EVAL_LOSS: EVAL_LOSS,
+    HELDOUT_LOSS: HELDOUT_LOSS,
     "accuracy": "accuracy",
     "final_top5": "top5_accuracy",
-    "tokens_per_second": "tokens_per_second",
+    TOKENS_PER_SECOND: TOKENS_PER_SECOND,
 }
 """The main measures: their names in `trial_measures`, and as they are shown."""
 
@@ -22,15 +31,15 @@ MEASURES = {
 def trial_measures(run: Run) -> pd.DataFrame:
     """One row for each trial that counts: configuration, seed, trials_on_device and the measures.
 
-    As the study defines them (`tables.summarise`); `heldout_loss` is of the last step.
+    As the study defines them (`measures.summarise`); `heldout_loss` is of the last step.
     `tokens_per_second` is over all steps but the first.
     """
     summary = counted_trials(summarise(run))
-    heldout = final_rows(run, ["heldout_loss"])
+    heldout = final_rows(run, [HELDOUT_LOSS])
     tokens_per_step = summary["batch_size"] * summary["seq_len"]
     summary = summary.assign(tokens_per_second=summary["steps_per_second"] * tokens_per_step)
-    measures = summary.merge(heldout, how="left", on=["configuration", "seed"])
-    return measures.loc[:, ["configuration", "seed", "trials_on_device", *MEASURES]]
+    measures = summary.merge(heldout, how="left", on=TRIAL)
+    return measures.loc[:, [*TRIAL, TRIALS_ON_DEVICE, *MEASURES]]
 
 
 def seed_intervals(run: Run) -> pd.DataFrame:
@@ -43,8 +52,8 @@ def seed_intervals(run: Run) -> pd.DataFrame:
             remarks = ["one seed: no interval"] if n == 1 else []
             if pd.isna(mean):
                 n, remarks = seeds[name].count(), ["missing"]
-            shared_by = max(seeds["trials_on_device"])
-            if name == "tokens_per_second" and shared_by > 1:
+            shared_by = max(seeds[TRIALS_ON_DEVICE])
+            if name == TOKENS_PER_SECOND and shared_by > 1:
                 remarks.append(f"{shared_by:g} trials shared the device")
             figures = {"n": n, "mean": mean, "low": low, "high": high}
             place = {"configuration": configuration, "measure": shown}
@@ -55,10 +64,20 @@ def seed_intervals(run: Run) -> pd.DataFrame:
 def pairwise(run: Run) -> pd.DataFrame:
     """Every pair of configurations by held-out loss, as `statistics.pairwise_differences` judges
     it; of a search, only those that were trained with several seeds."""
-    losses = (
-        trial_measures(run).dropna(subset=["heldout_loss"]).groupby("configuration", sort=False)
-    )
-    groups = {str(name): seeds["heldout_loss"].to_list() for name, seeds in losses}
-    if run.experiment.get("search"):
+    measures = trial_measures(run).dropna(subset=[HELDOUT_LOSS])
+    losses = measures.groupby("configuration", sort=False)[HELDOUT_LOSS]
+    groups = {str(name): of_seeds.to_list() for name, of_seeds in losses}
+    if run.is_search:
         groups = {name: values for name, values in groups.items() if len(values) > 1}
     return pairwise_differences(groups, best="lowest")
+
+
+SECTION = Section[Run](
+    name="uncertainty",
+    title="What the seeds say",
+    applies=compares_configurations,
+    tables={
+        "seed_intervals": ("Means and intervals", seed_intervals),
+        "pairwise": ("Every pair", pairwise),
+    },
+)

@@ -7,25 +7,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from rich import box
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
 
-from quarterhour.analysis.chapters.paper.comparison import COLUMNS, unfinished_notes
+from quarterhour.analysis.chapters.paper.comparison import TABLE_COLUMNS, unfinished_notes
 from quarterhour.analysis.chapters.paper.published import (
     COLUMN_REASONS,
+    SIX,
     differences,
+    has_studied,
     published_tables,
 )
-from quarterhour.analysis.chapters.paper.tables import TABLES, counted_trials, summarise
+from quarterhour.analysis.chapters.paper.tables import TABLES
+from quarterhour.analysis.measures import counted_trials, summarise
 from quarterhour.analysis.runs import Run
+from quarterhour.analysis.sections import Section
 from quarterhour.analysis.statistics import (
     ROUNDING,
     pairwise_differences,
     prediction_interval,
     spearman,
 )
+from quarterhour.tune.run_folder import TRIAL
 
 # A single seed has no spread: its figure may be off by this share of itself.
 RELATIVE_TOLERANCE = 0.05
@@ -53,8 +54,6 @@ BEST = {
 }
 """The figures by which the study ranks the six, by table and column, and which of them is best."""
 
-_NUMBERS = {name: str(number) for number, name in enumerate(TABLES, start=1)}
-
 
 class _Judged(NamedTuple):
     low: float
@@ -75,13 +74,12 @@ def verify_cells(run: Run) -> pd.DataFrame:
     (yet). NOT COMPARABLE: `reason` says in what the run, or what was measured, is another; a
     setting is compared exactly. Raises ValueError for a run with none of the six configurations.
     """
-    six = list(published_tables()["configurations"].index)
-    if not set(six) & set(run.trials["configuration"]):
+    if not has_studied(run):
         raise ValueError(
-            f"{run.folder} has none of the study's configurations ({', '.join(six)}): give a run"
+            f"{run.folder} has none of the study's configurations ({', '.join(SIX)}): give a run"
             " that `quarterhour grid` or `quarterhour run` has written"
         )
-    own = {name: "; ".join(differences(run, name).values()) for name in six}
+    own = {name: "; ".join(differences(run, name).values()) for name in SIX}
     cells = judge_cells(
         summarise(run), differing=own, columns=COLUMN_REASONS, relative_tolerance=RELATIVE_TOLERANCE
     )
@@ -105,7 +103,7 @@ def judge_cells(
     columns: Mapping[str, str],
     relative_tolerance: float,
 ) -> pd.DataFrame:
-    """`verify_cells` of a summary as `tables.summarise` makes it.
+    """`verify_cells` of a summary as `measures.summarise` makes it.
 
     `differing` tells by configuration, and `columns` by column, why it is not comparable; with a
     `relative_tolerance` of 0, a single seed must give what is printed to the last digit.
@@ -117,13 +115,13 @@ def judge_cells(
             values = by_seed.get((configuration, column), [])
             published = printed.at[configuration, column]
             reasons = [differing.get(configuration, ""), columns.get(column, "")]
-            if COLUMNS[column].setting:
+            if TABLE_COLUMNS[column].setting:
                 judged = _judge_setting(values, published, column)
             else:
                 reason = "; ".join(reason for reason in reasons if reason)
                 judged = _judge(values, published, column, reason, relative_tolerance)
             place = {"table": name, "configuration": configuration, "column": column}
-            place["setting"] = COLUMNS[column].setting
+            place["setting"] = TABLE_COLUMNS[column].setting
             ours = prediction_interval(values).value if _known(values) else np.nan
             figures = {"published": published, "n": int(pd.notna(values).sum()), "ours": ours}
             rows.append(place | figures | judged._asdict())
@@ -132,7 +130,7 @@ def judge_cells(
 
 def _by_seed(summary: pd.DataFrame, table: str) -> dict[tuple[str, str], list[float]]:
     """The table's figures by configuration and column, one for each seed that counts."""
-    trials = counted_trials(summary).set_index(["configuration", "seed"]).sort_index()
+    trials = counted_trials(summary).set_index(TRIAL).sort_index()
     values: dict[tuple[str, str], list[float]] = {}
     for column, figures in TABLES[table][1](trials).items():
         for configuration, of_seeds in figures.groupby("configuration"):
@@ -147,7 +145,7 @@ def _known(values: list[Any]) -> bool:
 def _judge_setting(values: list[float], published: float, column: str) -> _Judged:
     if not _known(values):
         return _Judged(np.nan, np.nan, "", Verdict.MISSING, "")
-    decimals = COLUMNS[column].decimals
+    decimals = TABLE_COLUMNS[column].decimals
     same = all(format(value, decimals) == format(published, decimals) for value in values)
     status = Verdict.REPRODUCED if same else Verdict.NOT_COMPARABLE
     reason = "" if same else "a setting that is another in this run"
@@ -170,7 +168,7 @@ def _judge(
             mean + width,
             f"±{100 * relative_tolerance:g} %, one seed",
         )
-    half_a_digit = 10.0 ** -int(COLUMNS[column].decimals.strip(",.f")) / 2
+    half_a_digit = 10.0 ** -int(TABLE_COLUMNS[column].decimals.strip(",.f")) / 2
     off = abs(mean - published) - half_a_digit - ROUNDING * abs(mean)
     status = Verdict.FAILED
     if off <= high - mean:
@@ -256,70 +254,12 @@ def counts(verdicts: pd.DataFrame) -> dict[str, int]:
     return {verdict: statuses.count(verdict) for verdict in Verdict}
 
 
-def render_cells(cells: pd.DataFrame) -> Group:
-    """The cells that can be judged, for a terminal of 100 columns; the others by their reason."""
-    judged = cells.loc[cells["status"] != Verdict.NOT_COMPARABLE]
-    judged = judged.loc[~judged["setting"]]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for header in ("table", "configuration", "measure"):
-        table.add_column(header, no_wrap=True)
-    for header in ("paper", "ours", "interval", "n"):
-        table.add_column(header, no_wrap=True, justify="right")
-    table.add_column("verdict", no_wrap=True)
-    for cell in judged.to_dict("records"):
-        column = COLUMNS[cell["column"]]
-        paper, ours, low, high = (
-            _figure(cell[name], column.decimals) for name in ("published", "ours", "low", "high")
-        )
-        table.add_row(
-            *(_NUMBERS[cell["table"]], cell["configuration"], column.header, paper, ours),
-            low and f"[{low}, {high}]",
-            *(str(cell["n"]), _coloured(cell["status"])),
-        )
-    tolerances = [tolerance for tolerance in judged["tolerance"].unique() if tolerance]
-    legend = Text(f"interval: {'; '.join(tolerances)}. DRIFT: within twice its width.\n")
-    shown = [table] * bool(len(judged)) + [legend] * bool(tolerances)
-    return Group(*shown, _reasons(cells))
-
-
-def render_orderings(orderings: pd.DataFrame) -> Table:
-    """What became of the claims of order, for a terminal of 100 columns."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for header in ("\nranked by", "best:\npaper", "\nours", "\nverdict", "order:\nverdict"):
-        table.add_column(header, no_wrap=True)
-    n = " to ".join(
-        str(n) for n in sorted({*orderings["n"]})[:: max(1, len({*orderings["n"]}) - 1)]
-    )
-    table.add_column(f"rank correlation\nover {n}", no_wrap=True, justify="right")
-    claims = orderings.to_dict("records")
-    for order, best in zip(claims[::2], claims[1::2], strict=True):
-        name, column = order["table"], order["column"]
-        rho, low, high = (_figure(order[bound], ".2f") for bound in ("correlation", "low", "high"))
-        table.add_row(
-            *(f"{_NUMBERS[name]} {COLUMNS[column].header}", best["published"], best["ours"]),
-            *(_coloured(claim["status"]) for claim in (best, order)),
-            rho and f"{rho} [{low}, {high}]",
-        )
-    return table
-
-
-def _reasons(cells: pd.DataFrame) -> Table:
-    """Why cells are not comparable or missing, and how many for each reason."""
-    each = cells.assign(reason=cells["reason"].str.split("; ")).explode("reason")
-    each = each.loc[each["reason"] != ""]
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(justify="right")
-    for _ in ("status", "reason"):
-        table.add_column()
-    for (status, reason), number in each.value_counts(["status", "reason"], sort=True).items():
-        table.add_row(str(number), _coloured(status), Text(reason))
-    return table
-
-
-def _figure(value: Any, decimals: str) -> str:
-    return "" if pd.isna(value) else format(value, decimals)
-
-
-def _coloured(status: Verdict) -> Text:
-    styles = {Verdict.REPRODUCED: "green", Verdict.DRIFT: "yellow", Verdict.FAILED: "bold red"}
-    return Text(status, style=styles.get(status, "dim"))
+SECTION = Section[Run](
+    name="verify",
+    title="Against the published study",
+    applies=has_studied,
+    tables={
+        "verify_orderings": ("Orderings", verify_orderings),
+        "verify_cells": ("Cells", verify_cells),
+    },
+)

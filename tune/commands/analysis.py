@@ -11,12 +11,11 @@ from rich.console import Console
 from quarterhour.analysis.chapters.verify import (
     Verdict,
     counts,
-    render_cells,
-    render_orderings,
     verify_cells,
     verify_orderings,
 )
 from quarterhour.analysis.runs import load_run
+from quarterhour.analysis.terminal import cells_table, orderings_table
 from quarterhour.data.files import write_folder
 from quarterhour.tune.commands.options import bad_input
 
@@ -48,7 +47,7 @@ def verify(
     else:
         console = Console()
         wide = Console(width=max(TABLE_WIDTH, console.width))
-        wide.print(render_cells(cells), render_orderings(orderings))
+        wide.print(cells_table(cells), orderings_table(orderings))
         for name, part in parts.items():
             summary = ", ".join(f"{n} {verdict}" for verdict, n in number_of[name].items() if n)
             wide.print(f"{len(part)} {name}: {summary}", highlight=False)

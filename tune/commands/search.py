@@ -8,14 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from quarterhour.analysis.chapters.search.results import (
-    best_table,
-    search_results,
-    seed_table,
-    spent_text,
-    states_table,
-)
+from quarterhour.analysis.chapters.search.results import search_results
 from quarterhour.analysis.runs import load_run
+from quarterhour.analysis.terminal import best_table, seed_table, spent_text, states_table
 from quarterhour.tune.commands.options import (
     Address,
     Corpus,

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from quarterhour.analysis.chapters.paper.comparison import beside_published, render, write_csv
+from quarterhour.analysis.chapters.paper.comparison import beside_published, write_csv
 from quarterhour.analysis.chapters.paper.published import differences
 from quarterhour.analysis.runs import load_run
+from quarterhour.analysis.terminal import comparison_table
 from quarterhour.tune.commands.options import (
     Address,
     Corpus,
@@ -204,7 +205,7 @@ def _report(console: Console, experiment: "Experiment") -> None:
     comparisons = beside_published(measured)
     wide = Console(width=max(TABLE_WIDTH, console.width))
     for comparison in comparisons:
-        wide.print(render(comparison))
+        wide.print(comparison_table(comparison))
     reasons = "; ".join(differences(measured).values()) or "none"
     wide.print(f"Differences from the study: {reasons}.", highlight=False)
     write_csv(comparisons, folder)

@@ -1,4 +1,4 @@
-"""A run's tables beside the published ones: what is compared, and how it is shown."""
+"""A run's tables beside the published ones: what is compared, and with what it is marked."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -6,22 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich import box
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
 
 from quarterhour.analysis.chapters.paper.published import (
     COLUMN_REASONS,
     differences,
     published_tables,
 )
-from quarterhour.analysis.chapters.paper.tables import TABLES, mean_over_seeds, summarise
+from quarterhour.analysis.chapters.paper.tables import TABLES
+from quarterhour.analysis.measures import mean_over_seeds, summarise
 from quarterhour.analysis.runs import Run
+from quarterhour.tune.run_folder import Status
 
 
 @dataclass(frozen=True, kw_only=True)
-class Column:
+class TableColumn:
     """How a column is headed and printed; a setting is shown beside the published one, unjudged."""
 
     header: str
@@ -29,36 +27,36 @@ class Column:
     setting: bool = False
 
 
-COLUMNS = {
-    "d_model": Column(header="d_model", decimals=".0f", setting=True),
-    "n_heads": Column(header="heads", decimals=".0f", setting=True),
-    "n_layers": Column(header="layers", decimals=".0f", setting=True),
-    "batch_size": Column(header="batch", decimals=".0f", setting=True),
-    "learning_rate": Column(header="lr", decimals=".3g", setting=True),
-    "seq_len": Column(header="seq_len", decimals=".0f", setting=True),
-    "tokens_per_step": Column(header="tokens/step", decimals=",.0f", setting=True),
-    "total_tokens": Column(header="total tokens", decimals=",.0f", setting=True),
-    "tokens_millions": Column(header="tokens (M)", decimals=".2f", setting=True),
-    "trials_on_device": Column(header="trials/device", decimals=".3g", setting=True),
-    "train_loss": Column(header="train loss"),
-    "eval_loss": Column(header="eval loss"),
-    "accuracy": Column(header="accuracy"),
-    "perplexity": Column(header="perplexity", decimals=".2f"),
-    "initial_top5": Column(header="initial"),
-    "final_top5": Column(header="final"),
-    "improvement": Column(header="improvement"),
-    "top1_gap": Column(header="top-1 gap"),
-    "steps_per_second": Column(header="steps/s", decimals=".2f"),
-    "memory_usage": Column(header="memory"),
-    "tokens_per_second": Column(header="tokens/s", decimals=",.0f"),
-    "final_loss": Column(header="final loss"),
-    "loss_per_million_tokens": Column(header="loss per M tokens", decimals=".4f"),
-    "step_time_mean_s": Column(header="step time (s)", decimals=".4f"),
-    "step_time_std_s": Column(header="std (s)", decimals=".4f"),
-    "initial_val_loss": Column(header="initial loss", decimals=".2f"),
-    "final_val_loss": Column(header="final loss", decimals=".2f"),
-    "val_accuracy": Column(header="accuracy"),
-    "val_perplexity": Column(header="perplexity", decimals=".2f"),
+TABLE_COLUMNS = {
+    "d_model": TableColumn(header="d_model", decimals=".0f", setting=True),
+    "n_heads": TableColumn(header="heads", decimals=".0f", setting=True),
+    "n_layers": TableColumn(header="layers", decimals=".0f", setting=True),
+    "batch_size": TableColumn(header="batch", decimals=".0f", setting=True),
+    "learning_rate": TableColumn(header="lr", decimals=".3g", setting=True),
+    "seq_len": TableColumn(header="seq_len", decimals=".0f", setting=True),
+    "tokens_per_step": TableColumn(header="tokens/step", decimals=",.0f", setting=True),
+    "total_tokens": TableColumn(header="total tokens", decimals=",.0f", setting=True),
+    "tokens_millions": TableColumn(header="tokens (M)", decimals=".2f", setting=True),
+    "trials_on_device": TableColumn(header="trials/device", decimals=".3g", setting=True),
+    "train_loss": TableColumn(header="train loss"),
+    "eval_loss": TableColumn(header="eval loss"),
+    "accuracy": TableColumn(header="accuracy"),
+    "perplexity": TableColumn(header="perplexity", decimals=".2f"),
+    "initial_top5": TableColumn(header="initial"),
+    "final_top5": TableColumn(header="final"),
+    "improvement": TableColumn(header="improvement"),
+    "top1_gap": TableColumn(header="top-1 gap"),
+    "steps_per_second": TableColumn(header="steps/s", decimals=".2f"),
+    "memory_usage": TableColumn(header="memory"),
+    "tokens_per_second": TableColumn(header="tokens/s", decimals=",.0f"),
+    "final_loss": TableColumn(header="final loss"),
+    "loss_per_million_tokens": TableColumn(header="loss per M tokens", decimals=".4f"),
+    "step_time_mean_s": TableColumn(header="step time (s)", decimals=".4f"),
+    "step_time_std_s": TableColumn(header="std (s)", decimals=".4f"),
+    "initial_val_loss": TableColumn(header="initial loss", decimals=".2f"),
+    "final_val_loss": TableColumn(header="final loss", decimals=".2f"),
+    "val_accuracy": TableColumn(header="accuracy"),
+    "val_perplexity": TableColumn(header="perplexity", decimals=".2f"),
 }
 
 
@@ -109,30 +107,41 @@ class Comparison:
                 frame[f"{column}_published"] = self.published[column]
         return frame.assign(not_comparable=self.not_comparable, unfinished=self.unfinished)
 
+    def texts(self) -> pd.DataFrame:
+        """The table as text, for other pages than the terminal: each figure, then the paper's."""
+        cells = {"configuration": list(self.ours.index)}
+        for name in self.ours:
+            column, ours, paper = self.printed(name)
+            cells[column.header] = ours
+            if paper:
+                cells[f"{column.header}, paper"] = paper
+        return pd.DataFrame(cells, dtype=str)
+
+    def printed(self, name: str) -> tuple[TableColumn, list[str], list[str]]:
+        """A column's figures as text: ours, and the paper's with its marks; none if it has none."""
+        column = TABLE_COLUMNS.get(name, TableColumn(header=name))
+        absent = "-" if column.setting else "missing"
+        ours = [_printed(figure, column, absent) for figure in self.ours[name]]
+        if name not in self.published:
+            return column, ours, []
+        marked = [bool(mark) for mark in self.marked[name]]
+        stars = ["*" if mark else " " * any(marked) for mark in marked]
+        figures = (_printed(figure, column, "-") for figure in self.published[name])
+        return column, ours, [*map("".join, zip(figures, stars, strict=True))]
+
 
 def beside_published(run: Run) -> list[Comparison]:
     """The run's tables in the paper's order, less those that none of its configurations is in."""
-    summary, unfinished = summarise(run), unfinished_notes(run)
-    tables = [
-        _compare(run, summary, unfinished, number, name)
-        for number, name in enumerate(TABLES, start=1)
-    ]
+    tables = [compare(run, name) for name in TABLES]
     return [table for table in tables if len(table.ours)]
 
 
 def compare(run: Run, name: str) -> Comparison:
     """The run's table of that name beside the published one."""
-    number = list(TABLES).index(name) + 1
-    return _compare(run, summarise(run), unfinished_notes(run), number, name)
-
-
-def _compare(
-    run: Run, summary: pd.DataFrame, unfinished: pd.Series, number: int, name: str
-) -> Comparison:
-    means = mean_over_seeds(summary)
+    means = mean_over_seeds(summarise(run))
     ours = TABLES[name][1](means)
     printed = published_tables().get(name, pd.DataFrame())
-    measured = [column for column in printed if not COLUMNS[column].setting]
+    measured = [column for column in printed if not TABLE_COLUMNS[column].setting]
     never = [column for column in measured if column in COLUMN_REASONS]
     never_reasons = list(dict.fromkeys(COLUMN_REASONS[column] for column in never))
     studied = ours.index.intersection(printed.index) if measured else ours.index[:0]
@@ -144,14 +153,14 @@ def _compare(
     marked.loc[[configuration for configuration in studied if own[configuration]], measured] = True
     not_comparable = pd.Series({row: "; ".join(reasons) for row, reasons in details.items()})
     return Comparison(
-        number=number,
+        number=list(TABLES).index(name) + 1,
         name=name,
         ours=ours,
         published=printed.reindex(ours.index),
         marked=marked,
         seeds=means.loc[:, "seeds"].reindex(ours.index),
         not_comparable=not_comparable.reindex(ours.index, fill_value=""),
-        unfinished=unfinished.reindex(ours.index, fill_value=""),
+        unfinished=unfinished_notes(run).reindex(ours.index, fill_value=""),
         reasons=kinds + never_reasons,
     )
 
@@ -165,10 +174,10 @@ def unfinished_notes(run: Run) -> pd.Series:
 
 def _unfinished_note(trial: dict[Hashable, Any]) -> str:
     """What kept the trial from its last step, or "" if it got there and its loss is a number."""
-    if trial["status"] == "WAITING":
+    if trial["status"] == Status.WAITING:
         return f"seed {trial['seed']} WAITING"
     done, steps = trial["steps_done"], trial["budget.steps"]
-    if trial["status"] == "COMPLETE" and done == steps and not trial["diverged"]:
+    if trial["status"] == Status.COMPLETE and done == steps and not trial["diverged"]:
         return ""
     state = trial["status"] + " and diverged" * trial["diverged"]
     reason = f": {trial['reason']}" if isinstance(trial["reason"], str) else ""
@@ -187,62 +196,7 @@ def write_csv(comparisons: list[Comparison], folder: Path) -> list[Path]:
     return files
 
 
-def texts(comparison: Comparison) -> pd.DataFrame:
-    """The table as text, for other pages than the terminal: each figure, then the paper's."""
-    cells = {"configuration": list(comparison.ours.index)}
-    for name in comparison.ours:
-        column, ours, paper = _cells(comparison, name)
-        cells[column.header] = ours
-        if paper:
-            cells[f"{column.header}, paper"] = paper
-    return pd.DataFrame(cells, dtype=str)
-
-
-def render(comparison: Comparison) -> Group:
-    """The table for a terminal of 100 columns: ours, and dimmed beside it the paper's figure."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("\nconfiguration", overflow="fold")
-    columns = [_printed_column(comparison, name) for name in comparison.ours]
-    for header, _ in columns:
-        table.add_column(Text(header), no_wrap=True)
-    for row, configuration in enumerate(comparison.ours.index):
-        table.add_row(Text(configuration), *(cells[row] for _, cells in columns))
-    said: list[Text] = []
-    if note := comparison.note:
-        said.append(Text(note))
-    unfinished = [f"{name} {note}" for name, note in comparison.unfinished.items() if note]
-    if unfinished:
-        said.append(Text(f"unfinished: {'; '.join(unfinished)}"))
-    return Group(Text(comparison.heading, style="bold"), table, *said, "")
-
-
-def _printed_column(comparison: Comparison, name: str) -> tuple[str, list[Text]]:
-    """Header and cells of equal width, padded here: rich has no heading over two columns."""
-    column, ours, paper = _cells(comparison, name)
-    ours, paper = ["ours", *ours], ["paper", *paper] if paper else [""] * (len(ours) + 1)
-    paper_width = max(map(len, paper))
-    ours_width = max(*map(len, ours), len(column.header) - paper_width - 1)
-    heads, *cells = [
-        Text.assemble(our.rjust(ours_width), " ", (their.rjust(paper_width), "dim"))
-        for our, their in zip(ours, paper, strict=True)
-    ]
-    return f"{column.header:^{len(heads)}}\n{heads.plain}", cells
-
-
-def _cells(comparison: Comparison, name: str) -> tuple[Column, list[str], list[str]]:
-    """A column's figures as printed: ours, and the paper's with its marks; none if it has none."""
-    column = COLUMNS.get(name, Column(header=name))
-    absent = "-" if column.setting else "missing"
-    ours = [_printed(figure, column, absent) for figure in comparison.ours[name]]
-    if name not in comparison.published:
-        return column, ours, []
-    marked = [bool(mark) for mark in comparison.marked[name]]
-    stars = ["*" if mark else " " * any(marked) for mark in marked]
-    figures = (_printed(figure, column, "-") for figure in comparison.published[name])
-    return column, ours, [*map("".join, zip(figures, stars, strict=True))]
-
-
-def _printed(figure: float | str, column: Column, absent: str) -> str:
+def _printed(figure: float | str, column: TableColumn, absent: str) -> str:
     if isinstance(figure, str):
         return figure
     return absent if pd.isna(figure) else format(figure, column.decimals)

@@ -14,57 +14,61 @@ from matplotlib.figure import Figure
 
 from quarterhour.analysis.chapters.paper.published import (
     COLUMN_REASONS,
+    SIX,
     differences,
     published_rows,
     published_summary,
 )
-from quarterhour.analysis.chapters.paper.tables import counted_trials, summarise
+from quarterhour.analysis.measures import counted_trials, summarise
 from quarterhour.analysis.plots import (
-    COLOURS,
     NOTE_COLOUR,
     add_legend,
     add_note,
+    axis_label,
     colours,
     figure_and_axes,
-    interval,
     plain_log,
 )  # fmt: skip
 from quarterhour.analysis.runs import Run
+from quarterhour.analysis.statistics import mean_intervals
+from quarterhour.tune.run_folder import EVAL_LOSS, TRAIN_LOSS, TRIAL, TRIALS_ON_DEVICE, Status
 
-_TRIAL = ["configuration", "seed"]
 _POINTS = 20  # of the study's training-loss figure: every 100th of 2,000 steps
 
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One pair of axes of a figure of curves: a column of the rows by optimizer steps."""
+    """One pair of axes of a figure of curves: a column of the rows by optimizer steps.
+
+    Without a `label` it has the one that every row's column has.
+    """
 
     column: str
-    label: str
+    label: str = ""
     log: bool = False
 
 
 TRAINING_PANELS = (
-    Panel(column="train_loss", label="training loss (nats)"),
-    Panel(column="learning_rate", label="learning rate"),
-    Panel(column="grad_norm", label="gradient norm before clipping"),
-    Panel(column="step_seconds", label="step time (s)"),
-    Panel(column="train_batch_accuracy", label="accuracy, training batch"),
-    Panel(column="train_batch_perplexity", label="perplexity, training batch", log=True),
-    Panel(column="train_batch_confidence", label="confidence, training batch"),
-    Panel(column="train_batch_top5_accuracy", label="top-5 accuracy, training batch"),
+    Panel(column=TRAIN_LOSS, label="training loss (nats)"),
+    Panel(column="learning_rate"),
+    Panel(column="grad_norm"),
+    Panel(column="step_seconds"),
+    Panel(column="train_batch_accuracy"),
+    Panel(column="train_batch_perplexity", log=True),
+    Panel(column="train_batch_confidence"),
+    Panel(column="train_batch_top5_accuracy"),
 )
 VALIDATION_PANELS = (
-    Panel(column="eval_loss", label="validation loss (nats)", log=True),
+    Panel(column=EVAL_LOSS, label="validation loss (nats)", log=True),
     Panel(column="eval_accuracy", label="validation accuracy"),
     Panel(column="eval_perplexity", label="validation perplexity", log=True),
 )
 
 
 def over_seeds(run: Run, column: str) -> pd.DataFrame:
-    """`interval` of a column of the rows by configuration and step, where all seeds have it."""
-    rows = run.rows.merge(_counted(run), on=_TRIAL)
-    means = interval(rows.dropna(subset=[column]).groupby(["configuration", "step"])[column])
+    """Means of a column of the rows by configuration and step, where all seeds have it."""
+    rows = run.rows.merge(_counted(run), on=TRIAL)
+    means = mean_intervals(rows.dropna(subset=[column]).groupby(["configuration", "step"])[column])
     seeds = means.groupby("configuration")["n"].transform("max")
     return means.loc[means["n"] == seeds]
 
@@ -73,8 +77,8 @@ def training_loss(run: Run) -> Figure | None:
     """Training loss at every twentieth of the run, on a log axis: the study's every 100th step."""
     if run.rows.empty:
         return None
-    budget = run.trials.set_index(_TRIAL)[["budget.steps", "budget.report_every"]]
-    rows = run.rows.join(budget, on=_TRIAL)
+    budget = run.trials.set_index(TRIAL)[["budget.steps", "budget.report_every"]]
+    rows = run.rows.join(budget, on=TRIAL)
     report_every = rows["budget.report_every"]
     every = (rows["budget.steps"] / _POINTS / report_every).round().clip(lower=1) * report_every
     thinned = replace(run, rows=run.rows.loc[(rows["step"] - 1) % every == 0])
@@ -96,7 +100,7 @@ def final_performance(run: Run) -> Figure | None:
     """Final training loss, and accuracy on the training batch at the study's last evaluation."""
     labels = {
         "train_loss": "training loss of the last step (nats)",
-        "accuracy": "accuracy, training batch",
+        "accuracy": axis_label("train_batch_accuracy"),
     }
     return _bars(run, summarise(run), labels)
 
@@ -114,10 +118,10 @@ def convergence(run: Run) -> Figure | None:
 
 def efficiency(run: Run) -> Figure | None:
     """Training loss against the seconds that the trial has trained."""
-    if run.rows.empty or over_seeds(run, "train_loss").empty:
+    if run.rows.empty or over_seeds(run, TRAIN_LOSS).empty:
         return None
     figure, axes = figure_and_axes((7, 4.5))
-    losses, seconds = over_seeds(run, "train_loss"), over_seeds(run, "seconds")
+    losses, seconds = over_seeds(run, TRAIN_LOSS), over_seeds(run, "seconds")
     curves = losses.assign(seconds=seconds["mean"])
     for name, colour in colours(run.trials["configuration"]).items():
         if name in curves.index.get_level_values(0):
@@ -143,14 +147,14 @@ def curves(
         return None
     figure, _ = figure_and_axes(size, -(-len(panels) // n_columns), n_columns)
     published = published_rows()
-    compared = [name for name in COLOURS if not differences(run, name)]
+    compared = [name for name in SIX if not differences(run, name)]
     published = published.loc[published["configuration"].isin(compared)]
     for axes, panel in zip(figure.axes, panels, strict=False):
         if panel.column in measured:
             _draw_panel(axes, run, published, panel)
         else:
             axes.text(0.5, 0.5, "missing", transform=axes.transAxes, ha="center")
-        axes.set(xlabel="optimizer step", ylabel=panel.label)
+        axes.set(xlabel=axis_label("step"), ylabel=panel.label or axis_label(panel.column))
     first = next(axes for axes in figure.axes if axes.lines)
     add_legend(figure, first)
     add_note(figure, _published_note(run))
@@ -159,8 +163,8 @@ def curves(
 
 def _counted(run: Run) -> pd.DataFrame:
     """Configuration and seed of the trials that means are over: those of the tables, once begun."""
-    begun = run.trials.loc[run.trials["status"] != "WAITING"]
-    return counted_trials(begun).loc[:, _TRIAL]
+    begun = run.trials.loc[run.trials["status"] != Status.WAITING]
+    return counted_trials(begun).loc[:, TRIAL]
 
 
 def _label(name: str, means: pd.DataFrame) -> str:
@@ -187,15 +191,17 @@ def _draw_curve(axes: Axes, means: pd.DataFrame, colour: str, label: str) -> Non
 
 def _bars(run: Run, summary: pd.DataFrame, labels: dict[str, str]) -> Figure | None:
     """One panel a column of `summary`, one bar a configuration, the published beside it."""
-    counted = summary.merge(_counted(run), on=_TRIAL)
+    counted = summary.merge(_counted(run), on=TRIAL)
     if counted.loc[:, list(labels)].isna().to_numpy().all():
         return None
     names = list(dict.fromkeys(counted["configuration"]))
     figure, _ = figure_and_axes((6.5 * len(labels), 1.4 + 0.5 * len(names)), 1, len(labels))
     published = _with_improvement(published_summary()).set_index("configuration")
-    compared = [name for name in names if name in COLOURS and not differences(run, name)]
+    every_name = pd.CategoricalDtype(names)  # a configuration without the figure is shown too
+    compared = [name for name in names if name in SIX and not differences(run, name)]
     for axes, (column, label) in zip(figure.axes, labels.items(), strict=True):
-        means = interval(counted.groupby("configuration", sort=False)[column])
+        known = counted.dropna(subset=[column]).astype({"configuration": every_name})
+        means = mean_intervals(known.groupby("configuration", observed=False)[column])
         theirs = published.loc[[] if column in COLUMN_REASONS else compared, column]
         _draw_bars(axes, means, theirs)
         axes.set(xlabel=label)
@@ -236,7 +242,7 @@ def _with_improvement(summary: pd.DataFrame) -> pd.DataFrame:
 
 def _published_note(run: Run, *, bars: bool = False) -> str:
     """How the published series are drawn, or why they are not."""
-    ours = [name for name in run.trials["configuration"].unique() if name in COLOURS]
+    ours = [name for name in run.trials["configuration"].unique() if name in SIX]
     if not ours:
         return "the study has none of these configurations"
     kinds = differences(run, *ours)
@@ -249,5 +255,5 @@ def _published_note(run: Run, *, bars: bool = False) -> str:
 
 
 def _sharing_note(run: Run) -> str:
-    shared: Any = run.rows["trials_on_device"].max()
+    shared: Any = run.rows[TRIALS_ON_DEVICE].max()
     return f"up to {shared:.0f} trials shared the device" if shared > 1 else "each trial alone"

@@ -12,6 +12,12 @@ from typing import Any
 import pandas as pd
 
 from quarterhour.analysis.runs import Run, last_evaluation
+from quarterhour.tune.run_folder import Status
+
+SIX = ("baseline", "high_lr", "low_lr", "large_batch", "short_seq", "small_model")
+"""The study's configurations."""
+FOLDER = Path(__file__).parent / "published"
+"""Where the figures are."""
 
 _CLOCK = "published clock did not wait for its Tesla T4"
 _TRAINING_BATCH = "published Val accuracy and perplexity are training-batch values"
@@ -58,15 +64,15 @@ def published_tables() -> dict[str, pd.DataFrame]:
     """The eight tables as the paper prints them, one row per configuration."""
     return {
         name: pd.DataFrame.from_dict(table["rows"], orient="index", columns=table["columns"])
-        for name, table in _read("published_tables.json").items()
+        for name, table in _tables().items()
         if name not in ("source", "text_claims")
     }
 
 
 def published_summary() -> pd.DataFrame:
-    """The study's recorded figures, unrounded, in the columns of `tables.summarise`."""
+    """The study's recorded figures, unrounded, in the columns of `measures.summarise`."""
     settings = _settings()
-    runs = _read("published_runs.json")["configurations"]
+    runs = _recorded()
     return pd.DataFrame([_summary_row(name, settings[name], run) for name, run in runs.items()])
 
 
@@ -76,19 +82,24 @@ def published_rows() -> pd.DataFrame:
     Training loss after every 100th 0-based step, evaluations after every 400th. Its series of
     learning rate, gradient norm and step time are not in its data.
     """
-    runs = _read("published_runs.json")["configurations"]
+    runs = _recorded()
     return pd.concat([_series(name, run) for name, run in runs.items()], ignore_index=True)
 
 
 def published_claims() -> dict[str, Any]:
     """Figures of the paper's text: a number, a list of them, or numbers by configuration."""
-    return _read("published_tables.json")["text_claims"]
+    return _tables()["text_claims"]
 
 
 def published_measures() -> set[str]:
     """Names of everything that the study recorded of its runs."""
-    runs = _read("published_runs.json")["configurations"]
+    runs = _recorded()
     return {name for run in runs.values() for name in run}
+
+
+def has_studied(run: Run) -> bool:
+    """Whether one of the run's configurations is one of the study's six."""
+    return not set(SIX).isdisjoint(run.trials["configuration"])
 
 
 def differences(run: Run, *configurations: str) -> dict[str, str]:
@@ -101,7 +112,7 @@ def differences(run: Run, *configurations: str) -> dict[str, str]:
     settings = _settings()
     asked = [name for name in configurations or settings if name in settings]
     reasons = _run_differences(run.experiment)
-    begun = run.trials["status"] != "WAITING"
+    begun = run.trials["status"] != Status.WAITING
     for trial in run.trials.loc[begun & run.trials["configuration"].isin(asked)].to_dict("records"):
         study = _study_config(settings[trial["configuration"]], run.experiment["protocol"])
         for kind, reason in _trial_differences(trial, study).items():
@@ -167,7 +178,7 @@ def _summary_row(name: str, settings: dict[str, Any], run: dict[str, Any]) -> di
     return {
         "configuration": name,
         "seed": 0,
-        "status": "COMPLETE",
+        "status": Status.COMPLETE,
         **settings,
         "total_tokens": settings["batch_size"] * settings["seq_len"] * _STEPS,
         "train_loss": run["train_loss_last_step"],
@@ -202,12 +213,20 @@ def _series(name: str, run: dict[str, Any]) -> pd.DataFrame:
 
 
 def _settings() -> dict[str, dict[str, Any]]:
-    table = _read("published_tables.json")["configurations"]
+    table = _tables()["configurations"]
     return {
         name: dict(zip(table["columns"], row, strict=True)) for name, row in table["rows"].items()
     }
 
 
+def _tables() -> dict[str, Any]:
+    return _read(FOLDER / "published_tables.json")
+
+
+def _recorded() -> dict[str, Any]:
+    return _read(FOLDER / "published_runs.json")["configurations"]
+
+
 @cache
-def _read(name: str) -> dict[str, Any]:
-    return json.loads((Path(__file__).parent / "published" / name).read_bytes())
+def _read(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_bytes())

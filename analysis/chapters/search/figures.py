@@ -1,15 +1,13 @@
 """Figures of a search: how it came to its best, and what its settings do.
 
-Optuna computes the importances. It is not asked to draw: its matplotlib figures need pyplot, put
-all slices in one row, and cannot tell the six reference points from what the sampler proposed.
+Optuna is not asked to draw: its matplotlib figures need pyplot, put all slices in one row, and
+cannot tell the six reference points from what the sampler proposed.
 """
 
-import functools
 from itertools import combinations
 from typing import Any
 
 import numpy as np
-import optuna
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -17,15 +15,10 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
-from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+from optuna.distributions import CategoricalDistribution
 
 from quarterhour.analysis.chapters.search.results import SearchResults, search_results
+from quarterhour.analysis.chapters.search.tables import importances, non_dominated, parameters
 from quarterhour.analysis.plots import (
     BEST_COLOUR,
     COLOURS,
@@ -34,55 +27,14 @@ from quarterhour.analysis.plots import (
     add_legend,
     add_note,
     figure_and_axes,
-    interval,
     plain_log,
-)  # fmt: skip
+)
 from quarterhour.analysis.runs import Run
+from quarterhour.analysis.statistics import mean_intervals
+from quarterhour.tune.run_folder import TRIAL, Status
 
-_LOG_RATIO = 100  # a range of this ratio or more is drawn and weighed on a log scale
 _SLICES_A_ROW = 4
-_TREES = 32  # half of Optuna's number takes half the time
 _FEW_CURVES = 30  # more are drawn as pixels, and fainter
-_TRIAL = ["configuration", "seed"]
-
-
-def parameters(run: Run) -> dict[str, BaseDistribution]:
-    """What the search ranges over, by dotted name: settings in which complete trials differ.
-
-    One that is an earlier one times a constant, as d_ff is of d_model, is left out.
-    """
-    complete: Any = _complete(search_results(run))
-    domains = run.experiment.get("domains", {})
-    ends = pd.DataFrame({path: pd.Series(ends) for path, ends in domains.items()})
-    known = pd.concat([complete, ends.reindex(columns=complete.columns)], ignore_index=True)
-    found: dict[str, BaseDistribution] = {}
-    for path in (name for name in known if str(name).startswith(("model.", "optim.", "data."))):
-        differs = complete[path].nunique() > 1
-        if differs and not any(_is_multiple(known, path, other) for other in found):
-            found[str(path)] = _distribution(known[path].dropna().unique().tolist())
-    return found
-
-
-@functools.lru_cache(maxsize=1)
-def importances(run: Run) -> pd.DataFrame:
-    """Share of the objective's variance that each setting explains, by fANOVA on complete trials.
-
-    `trials` is how many trials it rests on; with about as few as there are settings, it says
-    little. Conditional settings count with their default where they do not apply.
-    """
-    results, ranges = search_results(run), parameters(run)
-    complete = _complete(results)
-    study = _study(complete, results.objectives, ranges)
-    shares: dict[str, dict[str, float]] = {}
-    for number, objective in enumerate(results.objectives):
-        shares[objective] = dict.fromkeys(ranges, float("nan"))
-        if complete[objective].nunique() > 1:
-            shares[objective] = get_param_importances(
-                study,
-                evaluator=FanovaImportanceEvaluator(n_trees=_TREES, seed=0),
-                target=lambda trial, number=number: trial.values[number],
-            )
-    return pd.DataFrame(shares).rename_axis("setting").assign(trials=len(complete))
 
 
 def optimisation_history(run: Run) -> Figure | None:
@@ -125,7 +77,7 @@ def learning_curves(run: Run) -> Figure | None:
     if rows.empty:
         return None
     figure, axes = figure_and_axes((8, 5))
-    complete = rows["status"] == "COMPLETE"
+    complete = rows["status"] == Status.COMPLETE
     of_six = rows["origin"].isin(results.reference)
     _draw_curves(axes, rows.loc[~complete], objective, PROPOSED_COLOUR, 0.25, "not complete")
     proposed = rows.loc[complete & ~of_six]
@@ -145,7 +97,7 @@ def learning_curves(run: Run) -> Figure | None:
 def parallel_coordinates(run: Run) -> Figure | None:
     """The settings of the complete trials as lines, coloured by objective, the better on top."""
     results, ranges = search_results(run), parameters(run)
-    ranked = _complete(results)
+    ranked = results.measured()
     if len(ranked) < 2 or not ranges:
         return None
     figure, axes = figure_and_axes((max(8, 0.9 * len(ranges)), 5.5))
@@ -166,7 +118,7 @@ def parallel_coordinates(run: Run) -> Figure | None:
 def slices(run: Run) -> Figure | None:
     """The objective against each setting, one dot a complete trial, later ones darker."""
     results, ranges = search_results(run), parameters(run)
-    complete = _complete(results)
+    complete = results.measured()
     if complete.empty or not ranges:
         return None
     rows = -(-len(ranges) // _SLICES_A_ROW)
@@ -191,29 +143,19 @@ def slices(run: Run) -> Figure | None:
 def pareto_front(run: Run) -> Figure | None:
     """Complete trials by each pair of objectives; a line joins those that none is better than."""
     results = search_results(run)
-    complete = _complete(results)
+    complete = results.measured()
     pairs = list(combinations(results.objectives, 2))
     if not pairs or complete.empty:
         return None
     figure, _ = figure_and_axes((7 * len(pairs), 5), 1, len(pairs))
     for axes, pair in zip(figure.axes, pairs, strict=True):
         _draw_trials(axes, results, complete, *pair)
-        study = _study(complete, {name: results.objectives[name] for name in pair}, {})
-        best = [trial.number for trial in study.best_trials]
-        front = complete.iloc[best].sort_values(pair[0])
+        objectives = {name: results.objectives[name] for name in pair}
+        front = non_dominated(complete, objectives).sort_values(pair[0])
         axes.plot(front[pair[0]], front[pair[1]], color=BEST_COLOUR, zorder=1, label="front")
         axes.set(xlabel=pair[0], ylabel=pair[1])
     add_legend(figure, figure.axes[0])
     return figure
-
-
-def front(run: Run) -> pd.DataFrame:
-    """The trials that none is better than: as good in all objectives, and better in one."""
-    results = search_results(run)
-    complete = _complete(results)
-    best = _study(complete, results.objectives, {}).best_trials if len(complete) else []
-    shown: Any = complete.iloc[[trial.number for trial in best]]
-    return shown.set_index("configuration")[["origin", *results.objectives]].rename_axis("trial")
 
 
 def fresh_seeds(run: Run) -> Figure | None:
@@ -222,11 +164,11 @@ def fresh_seeds(run: Run) -> Figure | None:
     Dots are seeds, bars the mean with its 95 % interval.
     """
     results = search_results(run)
-    fresh: Any = results.fresh.loc[results.fresh["status"] == "COMPLETE"]
+    fresh: Any = results.fresh.loc[results.fresh["status"] == Status.COMPLETE]
     fresh = fresh.dropna(subset=[results.objective])
     if fresh.empty:
         return None
-    means = interval(fresh.groupby("configuration")[results.objective]).sort_values("mean")
+    means = mean_intervals(fresh.groupby("configuration")[results.objective]).sort_values("mean")
     origins = fresh.drop_duplicates("configuration").set_index("configuration")["origin"]
     figure, axes = figure_and_axes((7, 1.6 + 0.5 * len(means)))
     rows: list[Any] = means.reset_index().to_dict("records")
@@ -247,46 +189,10 @@ def fresh_seeds(run: Run) -> Figure | None:
     return figure
 
 
-def _complete(results: SearchResults) -> Any:
-    """The complete trials that have all objectives, the best first."""
-    return results.ranked().dropna(subset=[*results.objectives])
-
-
 def _curves(run: Run, results: SearchResults) -> Any:
     """Rows of the search's own trials that have the objective, with status and origin."""
-    rows: Any = run.rows.reindex(columns=[*_TRIAL, "tokens", results.objective]).dropna()
-    return rows.merge(results.searched[[*_TRIAL, "status", "origin"]], on=_TRIAL)
-
-
-def _study(
-    complete: Any, objectives: dict[str, str], ranges: dict[str, BaseDistribution]
-) -> optuna.Study:
-    """The complete trials as a study in memory, in their order."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    directions: Any = list(objectives.values())
-    study = optuna.create_study(directions=directions)
-    for trial in complete.to_dict("records"):
-        params = {path: trial[path] for path in ranges}
-        values = [trial[name] for name in objectives]
-        study.add_trial(optuna.create_trial(params=params, distributions=ranges, values=values))
-    return study
-
-
-def _is_multiple(known: Any, path: Any, other: Any) -> bool:
-    """Whether a setting is always the other times a constant, at the ends of their ranges too."""
-    both = known[[path, other]].dropna().map(lambda value: pd.to_numeric(value, errors="coerce"))
-    ratios = both[path] / both[other]
-    return bool(np.allclose(ratios, ratios.iloc[0]))
-
-
-def _distribution(values: list[Any]) -> BaseDistribution:
-    """The range or the choices that these values span."""
-    if any(isinstance(value, str | bool) for value in values):
-        return CategoricalDistribution(sorted(values))
-    low, high = min(values), max(values)
-    if all(float(value).is_integer() for value in values):
-        return IntDistribution(int(low), int(high))
-    return FloatDistribution(low, high, log=low > 0 and high / low >= _LOG_RATIO)
+    rows: Any = run.rows.reindex(columns=[*TRIAL, "tokens", results.objective]).dropna()
+    return rows.merge(results.searched[[*TRIAL, "status", "origin"]], on=TRIAL)
 
 
 def _position(values: pd.Series, kind: Any) -> Any:
@@ -307,7 +213,7 @@ def _bound(kind: Any, end: int) -> str:
 
 def _draw_history(axes: Axes, results: SearchResults, objective: str) -> None:
     searched = results.searched.dropna(subset=[objective])
-    complete = searched["status"] == "COMPLETE"
+    complete = searched["status"] == Status.COMPLETE
     cut = searched.loc[~complete]
     number = cut["configuration"].astype(int)
     axes.plot(number, cut[objective], "x", color=PROPOSED_COLOUR, alpha=0.5, label="not complete")

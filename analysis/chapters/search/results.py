@@ -1,16 +1,15 @@
 """What a search has come to: its trials by state, its cost, its best, and what seeds make of it."""
 
-import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.table import Table
 
 from quarterhour.analysis.runs import Run, dotted
 from quarterhour.analysis.statistics import CONFIDENCE, unjudged, welch
+from quarterhour.tune.run_folder import CONFIG, TRIAL, Status, read_json
 
 SPENT = ("step", "tokens", "flops", "seconds")
 
@@ -35,9 +34,13 @@ class SearchResults:
 
     def ranked(self) -> pd.DataFrame:
         """The complete trials, the best by the (first) objective first."""
-        complete = self.searched.loc[self.searched["status"] == "COMPLETE"]
+        complete = self.searched.loc[self.searched["status"] == Status.COMPLETE]
         ascending = self.objectives[self.objective] == "minimize"
         return complete.sort_values([self.objective], ascending=ascending, kind="stable")
+
+    def measured(self) -> Any:
+        """Of the `ranked` trials those that have all objectives."""
+        return self.ranked().dropna(subset=[*self.objectives])
 
     def best_of_reference(self) -> pd.Series | None:
         """The best complete trial of the six reference points, or None if there is none."""
@@ -48,16 +51,15 @@ class SearchResults:
 
 def search_results(run: Run) -> SearchResults:
     """The results of a search's run folder; raises ValueError where it is of another kind."""
-    search = run.experiment.get("search")
-    if not search:
+    if not run.is_search:
         raise ValueError(
             f"{run.folder} is no search but of kind {run.experiment['kind']}: give one that"
             " `quarterhour search` has written, such as runs/search"
         )
-    trials = run.trials
+    search, trials = run.experiment["search"], run.trials
     if not run.rows.empty:
-        last = run.rows.groupby(["configuration", "seed"], as_index=False).last()
-        trials = trials.merge(last, how="left", on=["configuration", "seed"])
+        last = run.rows.groupby(TRIAL, as_index=False).last()
+        trials = trials.merge(last, how="left", on=TRIAL)
     columns = dict.fromkeys([*trials, "adopted_from", *search["objectives"], *SPENT])
     trials = trials.reindex(columns=list(columns))
     is_searched = trials["seed"] == search["seed"]
@@ -73,23 +75,6 @@ def spent(results: SearchResults) -> pd.Series:
     """Steps, tokens, FLOPs and device-seconds of the search, without what it adopted."""
     trials = pd.concat([results.searched, results.fresh])
     return trials.loc[trials["adopted_from"].isna(), list(SPENT)].sum()
-
-
-def spent_text(results: SearchResults) -> str:
-    """`spent` as a sentence."""
-    steps, tokens, flops, seconds = spent(results)
-    return (
-        f"spent {steps:,.0f} steps, {tokens:,.0f} tokens, {flops:.3g} FLOPs,"
-        f" {seconds:,.0f} device-seconds of training"
-    )
-
-
-def states_table(results: SearchResults) -> Table:
-    """Trials by state."""
-    table = Table("state", "trials", box=None)
-    for status, count in results.searched["status"].value_counts().items():
-        table.add_row(str(status), str(count))
-    return table
 
 
 def best_trials(results: SearchResults, n_best: int = 5) -> pd.DataFrame:
@@ -111,22 +96,13 @@ def best_trials(results: SearchResults, n_best: int = 5) -> pd.DataFrame:
     return shown.set_index("configuration").loc[:, columns]
 
 
-def best_table(results: SearchResults) -> Table:
-    """`best_trials` to read, a column each."""
-    best = best_trials(results)
-    table = Table("setting", *best.index, box=None)
-    for name in best:
-        table.add_row(str(name), *[_text(value) for value in best[name]])
-    return table
-
-
 def rerun_command(run: Run, trial_folder: Path) -> str:
     """The shell command that trains a trial of a search again, in a run folder of its own.
 
     Beside the search's run folder it adopts the result instead, since nothing is trained twice.
     """
     experiment = run.experiment
-    config = dotted(json.loads((trial_folder / "config.json").read_bytes())["config"])
+    config = dotted(read_json(trial_folder / CONFIG)["config"])
     baseline = dotted(experiment["resolved"]["baseline"])
     options = {
         "profile": experiment["profile"],
@@ -154,7 +130,7 @@ def seed_comparison(results: SearchResults) -> pd.DataFrame:
     and what that comes to. Results with the search's own seed are left out: the candidates were
     chosen by them.
     """
-    complete = results.fresh.loc[results.fresh["status"] == "COMPLETE"]
+    complete = results.fresh.loc[results.fresh["status"] == Status.COMPLETE]
     values: dict[Any, Any] = {
         name: group[results.objective] for name, group in complete.groupby("configuration")
     }
@@ -181,23 +157,3 @@ def _difference(own: Any, against: Any, tests: int, minimize: bool) -> dict[str,
     else:
         verdict = "better" if (compared["high"] < 0) == minimize else "worse"
     return {**compared, "verdict": verdict}
-
-
-def seed_table(results: SearchResults) -> Table:
-    """`seed_comparison` to read."""
-    table = Table("trial", "fresh seeds", f"mean {results.objective}", box=None)
-    table.add_column("minus best of the six", justify="right")
-    table.add_column("at 95 %")
-    for row in seed_comparison(results).to_dict("records"):
-        difference, verdict = "", "best of the six"
-        if not pd.isna(row["difference"]):
-            difference = f"{row['difference']:+.4f}"
-            if not pd.isna(row["low"]):
-                difference += f" ± {(row['high'] - row['low']) / 2:.4f}"
-            verdict = row["verdict"]
-        table.add_row(row["trial"], str(row["n"]), f"{row['mean']:.4f}", difference, verdict)
-    return table
-
-
-def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,8 +1,19 @@
-"""Tables of a search: how its trials ended, its best, and what they are worth."""
+"""Tables of a search: how its trials ended, its best, what they are worth, and what decides."""
 
+import functools
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import optuna
 import pandas as pd
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
 from quarterhour.analysis.chapters.search.results import (
     best_trials,
@@ -15,6 +26,8 @@ from quarterhour.analysis.runs import Run
 
 SHOWN = 10
 SHOWN_COMMANDS = 3
+_LOG_RATIO = 100  # a range of this ratio or more is drawn and weighed on a log scale
+_TREES = 32  # half of Optuna's number takes half the time
 
 
 def states(run: Run) -> pd.DataFrame:
@@ -60,3 +73,86 @@ def against_the_six(run: Run) -> pd.DataFrame:
     if compared.empty:
         return compared
     return compared.fillna({"verdict": "the best of the six"}).set_index("trial")
+
+
+@functools.lru_cache(maxsize=1)
+def importances(run: Run) -> pd.DataFrame:
+    """Share of the objective's variance that each setting explains, by fANOVA on complete trials.
+
+    `trials` is how many trials it rests on; with about as few as there are settings, it says
+    little. Conditional settings count with their default where they do not apply.
+    """
+    results, ranges = search_results(run), parameters(run)
+    complete = results.measured()
+    study = _study(complete, results.objectives, ranges)
+    shares: dict[str, dict[str, float]] = {}
+    for number, objective in enumerate(results.objectives):
+        shares[objective] = dict.fromkeys(ranges, float("nan"))
+        if complete[objective].nunique() > 1:
+            shares[objective] = get_param_importances(
+                study,
+                evaluator=FanovaImportanceEvaluator(n_trees=_TREES, seed=0),
+                target=lambda trial, number=number: trial.values[number],
+            )
+    return pd.DataFrame(shares).rename_axis("setting").assign(trials=len(complete))
+
+
+def front(run: Run) -> pd.DataFrame:
+    """The trials that none is better than: as good in all objectives, and better in one."""
+    results = search_results(run)
+    best: Any = non_dominated(results.measured(), results.objectives)
+    return best.set_index("configuration")[["origin", *results.objectives]].rename_axis("trial")
+
+
+def non_dominated(trials: pd.DataFrame, objectives: dict[str, str]) -> pd.DataFrame:
+    """Those of the trials that none is better than in these objectives."""
+    best = _study(trials, objectives, {}).best_trials if len(trials) else []
+    return trials.iloc[[trial.number for trial in best]]
+
+
+def parameters(run: Run) -> dict[str, BaseDistribution]:
+    """What the search ranges over, by dotted name: settings in which complete trials differ.
+
+    One that is an earlier one times a constant, as d_ff is of d_model, is left out.
+    """
+    complete: Any = search_results(run).measured()
+    domains = run.experiment.get("domains", {})
+    ends = pd.DataFrame({path: pd.Series(ends) for path, ends in domains.items()})
+    known = pd.concat([complete, ends.reindex(columns=complete.columns)], ignore_index=True)
+    found: dict[str, BaseDistribution] = {}
+    for path in (name for name in known if str(name).startswith(("model.", "optim.", "data."))):
+        differs = complete[path].nunique() > 1
+        if differs and not any(_is_multiple(known, path, other) for other in found):
+            found[str(path)] = _distribution(known[path].dropna().unique().tolist())
+    return found
+
+
+def _study(
+    trials: pd.DataFrame, objectives: dict[str, str], ranges: dict[str, BaseDistribution]
+) -> optuna.Study:
+    """The complete trials as a study in memory, in their order."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    directions: Any = list(objectives.values())
+    study = optuna.create_study(directions=directions)
+    for trial in trials.to_dict("records"):
+        params = {path: trial[path] for path in ranges}
+        values = [trial[name] for name in objectives]
+        study.add_trial(optuna.create_trial(params=params, distributions=ranges, values=values))
+    return study
+
+
+def _is_multiple(known: Any, path: Any, other: Any) -> bool:
+    """Whether a setting is always the other times a constant, at the ends of their ranges too."""
+    both = known[[path, other]].dropna().map(lambda value: pd.to_numeric(value, errors="coerce"))
+    ratios = both[path] / both[other]
+    return bool(np.allclose(ratios, ratios.iloc[0]))
+
+
+def _distribution(values: list[Any]) -> BaseDistribution:
+    """The range or the choices that these values span."""
+    if any(isinstance(value, str | bool) for value in values):
+        return CategoricalDistribution(sorted(values))
+    low, high = min(values), max(values)
+    if all(float(value).is_integer() for value in values):
+        return IntDistribution(int(low), int(high))
+    return FloatDistribution(low, high, log=low > 0 and high / low >= _LOG_RATIO)

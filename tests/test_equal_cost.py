@@ -4,9 +4,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from made_up import write_grid
+from shown import drawn
 from test_runs import COMPLETE, write_experiment, write_trial
 
-from quarterhour.analysis.chapters.equal_cost import VIEWS, equal_cost, rank_changes
+from quarterhour.analysis.chapters.equal_cost import (
+    VIEWS,
+    equal_cost,
+    equal_cost_losses,
+    rank_changes,
+)
 from quarterhour.analysis.runs import Run, load_run
 
 
@@ -104,3 +111,13 @@ def test_a_run_without_a_finished_trial_has_an_empty_table(tmp_path: Path):
     write_trial(run, "a", curve(64, 10, 1, 5.0))
     assert equal_cost(load_run(run)).empty
     assert rank_changes(load_run(run)).empty
+
+
+def test_ranks_at_equal_cost_stand_by_their_dots(tmp_path: Path):
+    grid = load_run(write_grid(tmp_path / "grid", seeds=2))
+    figure = drawn(equal_cost_losses(grid))
+    assert [axes.get_title().split(":")[0] for axes in figure.axes] == [
+        f"equal {view}" for view in VIEWS
+    ]
+    ranks = [text.get_text() for text in figure.axes[0].texts]
+    assert sorted(ranks) == ["1", "2", "3", "4", "5", "6"]

@@ -1,0 +1,45 @@
+"""What the models of a run write."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from quarterhour.analysis.chapters.search.results import search_results
+from quarterhour.analysis.runs import Run
+from quarterhour.analysis.sections import Section
+from quarterhour.tune.run_folder import SAMPLES
+
+SHOWN = 6
+
+
+def samples(run: Run) -> pd.DataFrame:
+    """What the models make of the same prompts after their last evaluation, side by side.
+
+    Of each configuration the first seed; of a search the best trials.
+    """
+    chosen = run.trials.loc[run.trials["folder"].notna()].drop_duplicates("configuration")
+    if run.is_search:
+        ranked = search_results(run).ranked()["configuration"]
+        chosen = chosen.set_index("configuration", drop=False).loc[ranked]
+    written = {
+        f"{trial['configuration']} (step {texts[0]['step']})": {
+            text["prompt"]: text["continuation"]
+            for text in texts
+            if text["step"] == texts[0]["step"]
+        }
+        for trial in chosen.head(SHOWN).to_dict("records")
+        if (texts := _read_samples(Path(trial["folder"])))
+    }
+    return pd.DataFrame(written).rename_axis("prompt")
+
+
+def _read_samples(folder: Path) -> list[dict[str, Any]]:
+    file = folder / SAMPLES
+    return json.loads(file.read_bytes()) if file.is_file() else []
+
+
+SECTION = Section[Run](
+    name="samples", title="Text samples", tables={"samples": ("Text samples", samples)}
+)

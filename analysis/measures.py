@@ -1,0 +1,143 @@
+"""What the chapters share: the study's figures of each trial, their means, and last rows."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from quarterhour.analysis.runs import Run, last_evaluation
+from quarterhour.tune.run_folder import (
+    EVAL_LOSS,
+    PEAK_MEMORY,
+    TRAIN_LOSS,
+    TRIAL,
+    TRIALS_ON_DEVICE,
+    Status,
+)
+
+_SETTINGS = {
+    "model.d_model": "d_model",
+    "model.n_heads": "n_heads",
+    "model.n_layers": "n_layers",
+    "data.batch_size": "batch_size",
+    "optim.learning_rate": "learning_rate",
+    "data.seq_len": "seq_len",
+}
+_BUDGET = {
+    "budget.steps": "steps",
+    "budget.max_steps": "max_steps",
+    "budget.eval_every": "eval_every",
+}
+_ROW = [
+    "step",
+    "window_steps",
+    TRAIN_LOSS,
+    "train_loss_last",
+    "step_seconds",
+    "step_seconds_std",
+    EVAL_LOSS,
+    "eval_accuracy",
+    "eval_perplexity",
+    "train_batch_accuracy",
+    "train_batch_perplexity",
+    "train_batch_confidence",
+    "train_batch_top5_accuracy",
+    PEAK_MEMORY,
+    TRIALS_ON_DEVICE,
+]
+
+
+@functools.lru_cache(maxsize=1)  # nearly every table and figure of a report asks for it
+def summarise(run: Run) -> pd.DataFrame:
+    """The figures that the tables are made of, one row per configuration and seed.
+
+    The definitions are the study's, on the trial's own number of steps. `train_loss`: of the last
+    step. `eval_loss`, `val_accuracy`, `val_perplexity` (on validation windows), `accuracy`,
+    `perplexity`, `confidence`, `final_top5` (on that step's training batch): of the last
+    evaluation that the reference makes. `initial_*`: of the first step. `early_loss`, `late_loss`:
+    mean train loss of the first and the last quarter. `step_time_*`: seconds, over all steps but
+    the first; the deviation is the population one. A figure whose rows are not there is NaN.
+    """
+    trials = run.trials.set_index(TRIAL)
+    settings = trials.reindex(columns=[*_SETTINGS, *_BUDGET]).astype(float)
+    settings = settings.rename(columns=_SETTINGS | _BUDGET)
+    rows = run.rows.reindex(columns=[*TRIAL, *_ROW]).set_index(TRIAL).astype(float)
+    rows = rows.join(settings.loc[:, ["steps", "eval_every"]])
+    step, steps = rows.loc[:, "step"], rows.loc[:, "steps"]
+    evaluation = last_evaluation(steps, rows.loc[:, "eval_every"])
+    first, evaluated = rows.loc[step == 1], rows.loc[step == evaluation + 1]
+    step_time_mean, step_time_std = _step_time(rows.loc[step > 1])
+    seen = settings.loc[:, ["steps", "max_steps"]].min(axis="columns")
+    summary = trials.loc[:, ["status"]].join(settings.drop(columns=[*_BUDGET.values()]))
+    return summary.assign(
+        total_tokens=settings["batch_size"] * settings["seq_len"] * seen,
+        train_loss=rows.loc[step == steps, "train_loss_last"],
+        eval_loss=evaluated[EVAL_LOSS],
+        accuracy=evaluated["train_batch_accuracy"],
+        perplexity=evaluated["train_batch_perplexity"],
+        confidence=evaluated["train_batch_confidence"],
+        initial_top5=first["train_batch_top5_accuracy"],
+        final_top5=evaluated["train_batch_top5_accuracy"],
+        initial_val_loss=first[EVAL_LOSS],
+        val_accuracy=evaluated["eval_accuracy"],
+        val_perplexity=evaluated["eval_perplexity"],
+        early_loss=_mean_loss(rows.loc[step <= steps // 4], settings.loc[:, "steps"] // 4),
+        late_loss=_mean_loss(rows.loc[step > steps * 3 // 4], -(-settings.loc[:, "steps"] // 4)),
+        steps_per_second=1 / step_time_mean,
+        step_time_mean_s=step_time_mean,
+        step_time_std_s=step_time_std,
+        peak_memory_bytes=rows.loc[:, PEAK_MEMORY].groupby(TRIAL).max(),
+        trials_on_device=rows.loc[:, TRIALS_ON_DEVICE].groupby(TRIAL).max(),
+    ).reset_index()
+
+
+def _window_mean(values: pd.Series, window_steps: pd.Series) -> pd.Series:
+    """Each trial's mean over steps, of values that are means over windows."""
+    total: Any = (values * window_steps).groupby(TRIAL).sum(skipna=False)
+    return total / window_steps.groupby(TRIAL).sum()
+
+
+def _step_time(rows: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """Mean and population deviation, in seconds, over single steps (law of total variance)."""
+    seconds, window_steps = rows.loc[:, "step_seconds"], rows.loc[:, "window_steps"]
+    mean = _window_mean(seconds, window_steps)
+    squares = rows["step_seconds_std"] ** 2 + (seconds - mean.reindex(rows.index)) ** 2
+    return mean, _window_mean(squares, window_steps) ** 0.5
+
+
+def _mean_loss(rows: pd.DataFrame, quarter: pd.Series) -> pd.Series:
+    """Mean train loss over these rows; NaN unless they cover each step of the quarter."""
+    window_steps = rows.loc[:, "window_steps"]
+    covered = window_steps.groupby(TRIAL).sum()
+    return _window_mean(rows.loc[:, TRAIN_LOSS], window_steps).where(covered.eq(quarter))
+
+
+def counted_trials(summary: pd.DataFrame) -> pd.DataFrame:
+    """A configuration's COMPLETE trials, or all of them if none is complete."""
+    complete = summary["status"] == Status.COMPLETE
+    none_is = ~complete.groupby(summary["configuration"]).transform("any")
+    return summary.loc[(complete | none_is).to_numpy()]
+
+
+def mean_over_seeds(summary: pd.DataFrame) -> pd.DataFrame:
+    """One row per configuration: the mean of its `counted_trials`.
+
+    `seeds` says how many of those have begun. A figure that one of them lacks is NaN, so that no
+    mean is over fewer seeds than it says.
+    """
+    counted = counted_trials(summary)
+    seeds = counted["status"].ne(Status.WAITING).groupby(counted["configuration"], sort=False).sum()
+    by_configuration = counted.groupby("configuration", sort=False)
+    means: Any = by_configuration.mean(numeric_only=True, skipna=False)
+    return means.assign(seeds=seeds)
+
+
+def final_rows(run: Run, columns: Sequence[str]) -> pd.DataFrame:
+    """These columns of the last row of each COMPLETE trial, with its configuration and seed.
+
+    A column that no row has is NaN.
+    """
+    complete = run.trials.loc[run.trials["status"] == Status.COMPLETE, TRIAL]
+    rows = run.rows.reindex(columns=[*TRIAL, *columns]).drop_duplicates(TRIAL, keep="last")
+    return complete.merge(rows.astype(complete.dtypes.to_dict()), how="left", on=TRIAL)

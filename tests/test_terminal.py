@@ -1,0 +1,42 @@
+from pathlib import Path
+
+import pytest
+from eight_steps import six_of_the_quick_kind
+from shown import text_of
+from study_run import write_study_run
+
+from quarterhour.analysis.chapters.paper.comparison import beside_published
+from quarterhour.analysis.chapters.paper.tables import TABLES
+from quarterhour.analysis.chapters.verify import verify_cells, verify_orderings
+from quarterhour.analysis.runs import load_run
+from quarterhour.analysis.terminal import cells_table, comparison_table, orderings_table
+
+
+def test_the_papers_tables_show_marks_and_reasons_within_100_columns(tmp_path: Path):
+    comparisons = beside_published(load_run(six_of_the_quick_kind(tmp_path / "run")))
+    assert [comparison.number for comparison in comparisons] == [1, 2, 3, 4, 5, 6, 7, 8]
+    for comparison in comparisons:
+        text = text_of(comparison_table(comparison))
+        assert max(map(len, text.splitlines())) <= 100
+        assert text.startswith(f"Table {comparison.number} · {TABLES[comparison.name][0]}\n")
+        settings_only = comparison.name in ("configurations", "data_exposure")
+        assert ("* not comparable: other corpus, tokenizer," in text) != settings_only
+        assert ("*" in text) != settings_only
+    performance = comparisons[1]
+    assert "3.000 3.642*" in text_of(comparison_table(performance))
+    told = performance.not_comparable["baseline"]
+    assert "tokenizer builtin instead of HuggingFaceTB/SmolLM-135M" in told
+    assert "96   384" in text_of(comparison_table(comparisons[0]))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_what_verify_finds_is_shown_uncut_in_100_columns(tmp_path: Path, precision: str):
+    names = ["baseline", "high_lr", "large_batch", "short_seq"]
+    run = load_run(write_study_run(tmp_path / "run", seeds=3, names=names, precision=precision))
+    text = text_of(cells_table(verify_cells(run)), orderings_table(verify_orderings(run)))
+    assert max(map(len, text.splitlines())) <= 100
+    assert "…" not in text
+    assert ("precision bf16 instead of fp16" in text) == (precision == "bf16")
+    assert "not in this run" in text
+    seeds = "interval: 95 % prediction interval of 3 seeds. DRIFT: within twice its width."
+    assert (seeds in text) == (precision == "fp16")

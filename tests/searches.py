@@ -1,10 +1,9 @@
-"""Searches driven by hand, as Tune drives them: trials that take no time, and no cluster."""
+"""Searches driven by hand: trials that take no time, and no cluster."""
 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -16,13 +15,13 @@ from quarterhour.search_spaces.open_ended import Space, open_ended
 from quarterhour.search_spaces.point import TrialConfig
 from quarterhour.search_spaces.profiles import QUICK
 from quarterhour.search_spaces.reference import reference_configurations
-from quarterhour.tune.cluster.searcher import LedgerAsha, Limits, StudySearcher
-from quarterhour.tune.cluster.trainable import from_param_space
 from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.places import Resources
 from quarterhour.tune.progress import SearchProgress
 from quarterhour.tune.run_folder import METRICS, Row, Status
+from quarterhour.tune.search.limits import Limits
 from quarterhour.tune.search.settings import FirstPoint, Search
+from quarterhour.tune.search.state import SearchState
 from quarterhour.tune.search.study import STUDY_NAME, open_storage
 
 ONE_AT_ONCE = Resources(device="cpu", cpus=1, gpus=0, cpus_per_trial=1, gpus_per_trial=0)
@@ -113,8 +112,15 @@ def run_out_of_memory(spec: TrialSpec, row: Row) -> None:
     spec.write_result(Status.INFEASIBLE, row, reason="out of memory")
 
 
+def measured(spec: TrialSpec) -> TrialSpec:
+    """A trial with a budget in seconds, once it has found that eight steps fit."""
+    spec = replace(spec, config=replace(spec.config, budget=spec.config.budget.with_steps(8)))
+    spec.write_config()
+    return spec
+
+
 class Driver:
-    """What Tune does with a searcher and a scheduler."""
+    """What a cluster does with a search: begins its trials, and trains them to an end."""
 
     def __init__(
         self,
@@ -126,48 +132,37 @@ class Driver:
         resources: Resources = ONE_AT_ONCE,
     ) -> None:
         self.search = search
-        asha = search.scheduler == "asha"
-        self.scheduler = LedgerAsha(search.objectives[0]) if asha else None
         if first_points is None:
             first_points = search.first_points([])
         limits = Limits(trials=trials, hours=hours)
         progress = SearchProgress(Console(quiet=True), trials)
-        self.searcher = StudySearcher(
-            search, resources, first_points, limits, self.scheduler, progress
-        )
+        self.state = SearchState(search, resources, first_points, limits, progress)
         self.trained: list[str] = []
-        self._count = 0
 
-    def next(self) -> SimpleNamespace | None:
-        """The next trial as Tune has it, or None where there is none now."""
-        self._count += 1
-        config = self.searcher.suggest(f"ray{self._count}")
-        if not isinstance(config, dict):
-            return None
-        trial = SimpleNamespace(trial_id=f"ray{self._count}", config=config)
-        if self.scheduler:
-            self.scheduler.on_trial_add(None, trial)
-        spec = from_param_space(config["trial"])
-        return SimpleNamespace(ray=trial, spec=spec)
+    def next(self) -> TrialSpec | None:
+        """The next trial, or None where there is none now."""
+        return None if self.state.is_full else self.state.begin()
 
     def end(
-        self, trial: SimpleNamespace, ending: Ending = complete, losses: list[float] | None = None
+        self, spec: TrialSpec, ending: Ending = complete, losses: list[float] | None = None
     ) -> None:
-        """Train a trial to its ending, or until the scheduler stops it."""
-        spec, ray, rows = trial.spec, trial.ray, planned_rows(trial.spec, losses)
+        """Train a trial to its ending, or until it is pruned."""
+        if not spec.config.budget.steps:
+            spec = measured(spec)
         self.trained.append(spec.name)
         (spec.folder / METRICS).write_text("")
+        rows = planned_rows(spec, losses)
         for row in rows:
             append_row(spec, row)
-            quarters = spec.config.budget.quarters_done(row["step"])
-            result = row | {"quarters": quarters}
             if row is rows[-1]:
                 ending(spec, row)
-                if self.scheduler and spec.result():
-                    self.scheduler.on_trial_complete(None, ray, result)
-            elif self.scheduler and self.scheduler.on_trial_result(None, ray, result) == "STOP":
+            elif self.state.pruner:
+                self.state.pruner.judge(spec)
+            if spec.result():
                 break
-        self.searcher.on_trial_complete(ray.trial_id, error=not spec.result())
+        else:
+            spec.write_failure()
+        self.state.end(spec)
 
     def run(self, ending: Ending = complete, at_most: int = 1_000) -> "Driver":
         """Train until there is nothing to train, or so many trials."""

@@ -91,6 +91,14 @@ class Resources:
         smallest = math.ceil(share / self.gpus_per_trial - 1e-9)
         return asked | {"gpu": round(smallest * self.gpus_per_trial, 4)}
 
+    def why_too_large(self, config: TrialConfig) -> str | None:
+        """Why a trial cannot fit in memory; None if it can."""
+        try:
+            self.for_trial(config)
+        except TooLargeError as error:
+            return str(error)
+        return None
+
     def _memory_bytes(self) -> int:
         """Memory of the device for all its trials; a cluster keeps some of its machines' back."""
         if self.cluster and self.device == "cpu":

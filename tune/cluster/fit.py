@@ -31,11 +31,9 @@ from ray._private.worker import global_worker
 from quarterhour.data.files import write_folder
 from quarterhour.data.tokens import TokenData
 from quarterhour.tune.cluster.trainable import TrialTrainable, from_param_space
-from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.machine import device_memory_bytes
-from quarterhour.tune.places import Cluster, Resources, TooLargeError
+from quarterhour.tune.places import Cluster, Resources
 from quarterhour.tune.progress import RowDisplay
-from quarterhour.tune.run_folder import Status
 
 TOKENS = ".tokens"  # beside the runs of a cluster, whose machines may have no cache in common
 OBJECT_STORE_BYTES = 128 * 2**20
@@ -110,17 +108,6 @@ def fit(
             ),
         )
         return tuner.fit()
-
-
-def is_too_large(spec: TrialSpec, resources: Resources) -> bool:
-    """Whether a trial cannot fit in memory; its folder then has the result that says so."""
-    try:
-        resources.for_trial(spec.config)
-    except TooLargeError as error:
-        spec.write_config()
-        spec.write_result(Status.INFEASIBLE, {}, reason=str(error))
-        return True
-    return False
 
 
 def _placement(resources: Resources, config: dict[str, Any]) -> ray_tune.PlacementGroupFactory:

@@ -3,7 +3,7 @@
 from ray import tune as ray_tune
 
 from quarterhour.data.tokens import TokenData
-from quarterhour.tune.cluster.fit import fit, is_too_large
+from quarterhour.tune.cluster.fit import fit
 from quarterhour.tune.cluster.trainable import from_param_space, to_param_space
 from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.places import Resources
@@ -15,11 +15,16 @@ from quarterhour.tune.training.events import record_ending
 def run_trials(
     todo: list[TrialSpec], tokens: TokenData, resources: Resources, progress: TrialsProgress
 ) -> None:
-    """Run trials to their results. Those stopped by Ctrl-C or SIGTERM have none, and can go on.
-    A trial that raises or whose process dies is tried again from its checkpoint, a few times; then
-    its result is FAILED with the reason. One that cannot fit in memory is INFEASIBLE, and not run.
+    """Run trials to their results. Those that Ctrl-C or SIGTERM stops have none, and can go on.
+
+    A trial that raises or whose process dies is tried again from its checkpoint a few times. Then
+    its result is FAILED, with the reason. One that cannot fit in memory is not run: INFEASIBLE.
     """
-    todo = [spec for spec in todo if not is_too_large(spec, resources)]
+    for spec in todo:
+        if reason := resources.why_too_large(spec.config):
+            spec.write_config()
+            spec.write_result(Status.INFEASIBLE, {}, reason=reason)
+    todo = [spec for spec in todo if not spec.result()]
     if not todo:
         return
     results = fit(

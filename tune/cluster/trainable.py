@@ -104,7 +104,6 @@ class TrialTrainable(ray_tune.Trainable):
                 break
         return row | {
             "done": done,
-            "quarters": self._trial.config.budget.quarters_done(row["step"]),
             "warnings": warnings[n_reported:],
         }
 

@@ -23,3 +23,9 @@ def objective_values(row: Row, objectives: Sequence[str]) -> list[float] | None:
     if any(value is None or not math.isfinite(value) for value in values):
         return None
     return [float(value) for value in values if value is not None]
+
+
+def objectives_text(row: Row, objectives: Sequence[str]) -> str:
+    """The row's values of the objectives, for people; empty unless it has them all, and finite."""
+    values = objective_values(row, objectives) or []
+    return "  ".join(f"{name} {v:.4g}" for name, v in zip(objectives, values, strict=False))

@@ -11,7 +11,7 @@ from quarterhour.tune.run_folder import QUEUE
 
 
 def add_point(folder: Path, config: TrialConfig) -> None:
-    """Put a point behind those that wait in the search in `folder`."""
+    """Let a point wait in a search's folder, behind those that wait there."""
     queue = folder / QUEUE
     queue.mkdir(exist_ok=True)
     numbers = [int(path.name.split("-")[0]) for path in queue.glob("*.json")]
@@ -20,6 +20,6 @@ def add_point(folder: Path, config: TrialConfig) -> None:
 
 
 def waiting_points(folder: Path) -> list[tuple[Path, TrialConfig]]:
-    """The points that wait, the first first, with their files."""
+    """The points that wait in a search's folder, in their order, with their files."""
     paths = sorted((folder / QUEUE).glob("*.json"))
     return [(path, TrialConfig.from_dict(json.loads(path.read_text()))) for path in paths]

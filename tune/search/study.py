@@ -1,11 +1,12 @@
 """The Optuna study of a search: a picture of its trial folders, made anew at every start."""
 
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -22,7 +23,7 @@ STATES = {
     Status.COMPLETE: TrialState.COMPLETE,
     Status.PRUNED: TrialState.PRUNED,
     Status.FAILED: TrialState.FAIL,
-    # Told as pruned and with a violated constraint: failed ones would teach the sampler nothing.
+    # With a violated constraint, from which the sampler learns; from a failed trial it would not.
     Status.INFEASIBLE: TrialState.PRUNED,
 }
 STUDY_NAME = "search"
@@ -37,9 +38,9 @@ def open_storage(folder: Path) -> BaseStorage:
 
 
 def sampler(seed: int, number: int) -> BaseSampler:
-    """The sampler of trial `number`, so that what it draws depends on that and on the past only.
+    """The sampler of trial `number`: what it draws depends on the number and the trials before.
 
-    A search that was resumed so draws what an undisturbed one would, and never the same again.
+    So a resumed search proposes what an undisturbed one would, and no point is drawn twice.
     """
     own_seed = seed * SEED_STRIDE + number
     with warnings.catch_warnings():  # `multivariate` and `group` are called experimental
@@ -54,7 +55,7 @@ def sampler(seed: int, number: int) -> BaseSampler:
 
 
 class _HeldJournal(JournalFileBackend):
-    """Writes its first logs all at once: synced one by one, those of 1,000 trials take seconds."""
+    """Writes its first logs all at once. One by one, those of 1,000 trials would take seconds."""
 
     def __init__(self, file_path: str) -> None:
         super().__init__(file_path)
@@ -75,16 +76,16 @@ class _HeldJournal(JournalFileBackend):
             yield from self._held[log_number_from:]
 
     def write(self) -> None:
-        """Write what was held back, and hold back nothing more."""
+        """Write what was held back; from now on every log is written at once."""
         held, self._held = self._held, None
         if held:
             self.append_logs(held)
 
 
 class LedgerStudy:
-    """Optuna's picture of a search's trial folders: rebuilt from them, told how each ends.
+    """Optuna's picture of a search's trial folders: rebuilt from them, then told how each ends.
 
-    Trials from before are taken up first, and then written to the journal together.
+    Trials from before are taken up first and written to the journal together.
     """
 
     def __init__(self, search: Search) -> None:
@@ -104,10 +105,10 @@ class LedgerStudy:
         self._journal.write()
 
     def take_up(self, spec: TrialSpec) -> optuna.Trial | None:
-        """Take in a trial from before; one that has not ended runs again, and is given back."""
+        """Take in a trial from before. One that has not ended runs again: its Optuna trial."""
         result = spec.result()
         if not result:
-            return self.ask(int(spec.name), spec.config)
+            return self.ask_at(int(spec.name), spec.config)
         point = locate(self._search.space, self._search.baseline, spec.config)
         ended = optuna.create_trial(
             state=STATES[result.status],
@@ -120,15 +121,20 @@ class LedgerStudy:
         self._study.add_trial(ended)
         return None
 
-    def ask(self, number: int, config: TrialConfig | None) -> optuna.Trial:
-        """A trial of Optuna that runs from now on: at `config`, or where its sampler wants it."""
-        if config:
-            point = locate(self._search.space, self._search.baseline, config)
-            self._study.enqueue_trial(point.params)
+    def ask_at(self, number: int, config: TrialConfig) -> optuna.Trial:
+        """A running trial at a given configuration. Raises ValueError if the space lacks it."""
+        point = locate(self._search.space, self._search.baseline, config)
+        self._study.enqueue_trial(point.params)
+        return self._ask(number, point.distributions)
+
+    def propose(self, number: int) -> tuple[optuna.Trial, Mapping[str, Any]]:
+        """A running trial where the sampler wants it, and its point of the space."""
+        trial = self._ask(number, {})
+        return trial, self._search.space(trial)
+
+    def _ask(self, number: int, distributions: dict[str, BaseDistribution]) -> optuna.Trial:
         self._study.sampler = sampler(self._search.seed, number)
-        trial = self._study.ask()
-        self._search.space(trial)
-        return trial
+        return self._study.ask(distributions)
 
     def tell(self, trial: optuna.Trial, result: Result, spec: TrialSpec) -> None:
         """End a trial as its folder says."""

@@ -26,10 +26,9 @@ from searches import (
 
 from quarterhour.search_spaces.profiles import QUICK
 from quarterhour.search_spaces.reference import SIX
-from quarterhour.tune.ledger import TrialSpec
-from quarterhour.tune.run_folder import METRICS, Status, read_rows
+from quarterhour.tune.run_folder import METRICS, STUDY, Status, read_rows
 from quarterhour.tune.search.queue import add_point, waiting_points
-from quarterhour.tune.search.study import JOURNAL, STATES
+from quarterhour.tune.search.study import STATES
 
 ENDINGS = [complete, diverge, run_out_of_memory, die]
 
@@ -54,9 +53,9 @@ def expected_states(driver: Driver) -> list[TrialState]:
     return [STATES[result.status] if result else TrialState.RUNNING for result in results]
 
 
-def rungs(driver: Driver) -> list[tuple[int, dict[str, float]]]:
-    assert driver.scheduler
-    return driver.scheduler._brackets[0]._rungs
+def rungs(driver: Driver) -> dict[int, dict[str, float]]:
+    assert driver.state.pruner
+    return driver.state.pruner.rungs
 
 
 def inodes(folder: Path) -> dict[Path, tuple[int, int]]:
@@ -88,7 +87,7 @@ def test_optuna_has_the_state_values_and_parameters_of_every_folder_live_and_reb
         driver.end(trial, ending)
         assert states(driver) == expected_states(driver)
     assert driver.next()
-    assert set(statuses(search)) == {*Status, "RUNNING"}
+    assert set(statuses(search)) == {*STATES, "RUNNING"}
     live, specs = optuna_trials(search), search.trials()
     assert live[-1].state is TrialState.RUNNING
     for trial, spec in zip(live[:-1], specs[:-1], strict=True):
@@ -117,7 +116,7 @@ def test_optuna_has_the_state_values_and_parameters_of_every_folder_live_and_reb
 def test_a_study_that_is_lost_or_damaged_costs_nothing(damage: str, tmp_path: Path):
     search = tiny_search(tmp_path)
     Driver(search, trials=8).run()
-    before, journal = proposals(search), search.folder / JOURNAL
+    before, journal = proposals(search), search.folder / STUDY
     match damage:
         case "lost":
             journal.unlink()
@@ -128,7 +127,7 @@ def test_a_study_that_is_lost_or_damaged_costs_nothing(damage: str, tmp_path: Pa
         case _:
             Path(f"{journal}.lock").write_text("")
     again = Driver(search, trials=8)
-    assert again.searcher.ended
+    assert again.state.ended
     assert proposals(search) == before
     assert again.run().trained == []
 
@@ -141,9 +140,9 @@ def test_a_trial_that_was_interrupted_runs_before_any_other(tmp_path: Path):
     assert first.next()
     add_point(search.folder, replace(search.baseline, seed=0).with_values({"model.dropout": 0.1}))
     again = Driver(search, trials=9, resources=TWO_AT_ONCE)
-    assert not again.searcher.ended
+    assert not again.state.ended
     begun = [again.next(), again.next()]
-    assert [trial.spec.name for trial in begun if trial] == ["0002", "0003"]
+    assert [trial.name for trial in begun if trial] == ["0002", "0003"]
     assert again.next() is None
     assert states(again) == [TrialState.COMPLETE] * 2 + [TrialState.RUNNING] * 2
 
@@ -157,7 +156,7 @@ def test_no_more_trials_run_than_there_are_places(tmp_path: Path):
     driver.end(second)
     third = driver.next()
     assert third
-    assert third.spec.name == "0002"
+    assert third.name == "0002"
 
 
 def test_a_queued_point_is_next_after_the_six_and_leaves_the_queue(tmp_path: Path):
@@ -216,7 +215,7 @@ def test_a_space_without_some_of_the_six_begins_with_the_others(tmp_path: Path):
     assert [spec.origin for spec in search.trials()] == [
         "baseline", "high_lr", "low_lr", "sampler", "sampler", "sampler",
     ]  # fmt: skip
-    assert driver.searcher.stopped_because is None
+    assert driver.state.stopped_because is None
 
 
 def test_another_seed_proposes_other_points(tmp_path: Path):
@@ -233,7 +232,7 @@ def test_two_trials_that_run_at_once_are_not_the_same(tmp_path: Path):
     first, second = driver.next(), driver.next()
     assert first
     assert second
-    assert first.spec.key != second.spec.key
+    assert first.key != second.key
 
 
 def test_a_search_beside_another_adopts_what_is_finished_and_trains_the_rest(tmp_path: Path):
@@ -301,7 +300,7 @@ def test_a_finished_search_does_nothing_at_its_next_start(tmp_path: Path):
     Driver(search, trials=12).run()
     before = inodes(search.folder)
     again = Driver(search, trials=12)
-    assert again.searcher.ended
+    assert again.state.ended
     assert again.next() is None
     assert inodes(search.folder) == before
 
@@ -328,15 +327,15 @@ def test_hours_are_counted_over_all_starts_and_begin_no_trial_after(
         driver.end(trial)
     now = 5.0  # the machine was started again
     driver = Driver(search, hours=1)
-    assert not driver.searcher.ended
+    assert not driver.state.ended
     trial = driver.next()
     assert trial
     now += 700
     driver.end(trial)
-    assert driver.searcher.ended
+    assert driver.state.ended
     assert driver.next() is None
-    assert not Driver(search, hours=1.1).searcher.ended
-    assert Driver(search, hours=1).searcher.ended
+    assert not Driver(search, hours=1.1).state.ended
+    assert Driver(search, hours=1).state.ended
 
 
 def test_five_failures_in_a_row_stop_a_search_and_the_next_start_tries_them_again(tmp_path: Path):
@@ -346,13 +345,13 @@ def test_five_failures_in_a_row_stop_a_search_and_the_next_start_tries_them_agai
         trial = driver.next()
         assert trial
         driver.end(trial, ending)
-        assert driver.searcher.stopped_because is None
+        assert driver.state.stopped_because is None
     trial = driver.next()
     assert trial
     driver.end(trial, die)
     assert driver.next() is None
-    assert driver.searcher.ended
-    assert driver.searcher.stopped_because == "the last 5 trials failed"
+    assert driver.state.ended
+    assert driver.state.stopped_because == "the last 5 trials failed"
     assert states(driver).count(TrialState.FAIL) == 6
     again = Driver(search, trials=7).run()
     assert again.trained == ["0000", "0002", "0003", "0004", "0005", "0006"]
@@ -361,14 +360,14 @@ def test_five_failures_in_a_row_stop_a_search_and_the_next_start_tries_them_agai
 
 def test_diverged_trials_are_no_failures_that_stop_a_search(tmp_path: Path):
     driver = Driver(tiny_search(tmp_path), trials=8).run(diverge)
-    assert driver.searcher.stopped_because is None
+    assert driver.state.stopped_because is None
     assert statuses(driver.search) == ["FAILED"] * 8
     assert Driver(driver.search, trials=8).run().trained == []
 
 
 def test_a_space_with_nothing_left_to_train_stops_the_search(tmp_path: Path):
     driver = Driver(tiny_search(tmp_path, space=three_rates), first_points=[]).run(at_most=9)
-    assert driver.searcher.stopped_because == (
+    assert driver.state.stopped_because == (
         "the last 50 points were known already or do not fit in memory"
     )
     assert len(driver.trained) == 3
@@ -383,9 +382,9 @@ def test_a_disk_that_is_nearly_full_begins_no_trial(
 ):
     driver = Driver(tiny_search(tmp_path), trials=9).run(at_most=2)
     usage = shutil.disk_usage("/")._replace(free=1_000_000)
-    monkeypatch.setattr("quarterhour.tune.cluster.searcher.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("quarterhour.tune.search.limits.shutil.disk_usage", lambda _: usage)
     assert driver.next() is None
-    assert "its disk has less than" in str(driver.searcher.stopped_because)
+    assert "its disk has less than" in str(driver.state.stopped_because)
     assert statuses(driver.search) == ["COMPLETE"] * 2
 
 
@@ -435,7 +434,7 @@ def test_asha_stops_the_worse_half_of_the_samplers_trials_and_tells_why(tmp_path
     results = [spec.result() for spec in search.trials()[6:]]
     assert [len(read_rows(spec.folder)) for spec in search.trials()[6:]] == [1, 4, 2]
     assert [result.metrics["heldout_loss"] for result in results if result] == [6, 1.5, 4.1]
-    reason = "heldout_loss 6 after 1 quarters of the budget is in the worse half"
+    reason = "heldout_loss 6 after a quarter of the budget is in the worse half"
     assert results[0]
     assert results[0].reason == reason
     pruned = optuna_trials(search)[8]
@@ -453,7 +452,7 @@ def test_reference_and_queued_trials_are_never_stopped_early(tmp_path: Path):
         assert trial
         driver.end(trial, losses=[5 + number, 4 + number, 3 + number, 2 + number])
     assert statuses(search) == ["COMPLETE"] * 8
-    assert [len(scores) for _, scores in rungs(driver)] == [8, 8, 8]
+    assert [len(values) for values in rungs(driver).values()] == [8, 8]
 
 
 def test_maximized_objectives_are_stopped_from_below(tmp_path: Path):
@@ -477,8 +476,8 @@ def test_ashas_rungs_are_the_same_after_a_restart(tmp_path: Path):
         trial = driver.next()
         assert trial
         driver.end(trial, ending)
-    assert len(rungs(driver)[-1][1]) == 24
-    assert 6 < len(rungs(driver)[0][1]) < 24
+    assert len(rungs(driver)[1]) == 24
+    assert 6 < len(rungs(driver)[2]) < 24
     again = Driver(search, trials=24)
     assert rungs(again) == rungs(driver)
 
@@ -491,8 +490,8 @@ def test_a_trial_killed_between_a_quarter_and_its_judgement_is_judged_at_the_nex
     for losses in ([90], [1]):
         trial = driver.next()
         assert trial
-        for row in planned_rows(trial.spec, losses):
-            append_row(trial.spec, row)
+        for row in planned_rows(trial, losses):
+            append_row(trial, row)
         driver = Driver(search, trials=10)
     assert statuses(search)[6:] == ["PRUNED", "RUNNING"]
     assert states(driver)[6:] == expected_states(driver)[6:]
@@ -503,10 +502,10 @@ def test_ashas_rungs_have_the_rows_of_adopted_trials(tmp_path: Path):
     Driver(one, trials=8).run()
     other = tiny_search(tmp_path, "other", scheduler="asha")
     driver = Driver(other, trials=8, first_points=other.first_points([one.folder])).run()
-    losses = [{spec.label: loss_of(spec.config) for spec in other.trials()}] * 3
-    for (milestone, recorded), expected in zip(rungs(driver), losses, strict=True):
-        above = (4 - milestone) / 2
-        assert recorded == {name: pytest.approx(-loss - above) for name, loss in expected.items()}
+    losses = {spec.name: loss_of(spec.config) for spec in other.trials()}
+    for rung, values in rungs(driver).items():
+        above = (4 - rung) / 2
+        assert values == {name: pytest.approx(loss + above) for name, loss in losses.items()}
 
 
 def test_only_the_best_keeps_its_checkpoint(tmp_path: Path):
@@ -527,11 +526,11 @@ def test_checkpoints_of_running_trials_are_left_alone(tmp_path: Path):
     running, other = driver.next(), driver.next()
     assert running
     assert other
-    (running.spec.folder / "checkpoint.pt").write_text("weights")
-    (running.spec.folder / "checkpoint.previous.pt").write_text("weights")
+    (running.folder / "checkpoint.pt").write_text("weights")
+    (running.folder / "checkpoint.previous.pt").write_text("weights")
     driver.end(other)
     Driver(search, trials=12)
-    assert len(list(running.spec.folder.glob("checkpoint*.pt"))) == 2
+    assert len(list(running.folder.glob("checkpoint*.pt"))) == 2
 
 
 def test_several_objectives_give_a_pareto_front_with_its_checkpoints(tmp_path: Path):
@@ -559,30 +558,6 @@ def test_several_objectives_give_a_pareto_front_with_its_checkpoints(tmp_path: P
     assert {t.number: t.values for t in optuna_trials(search) if t.values} == before
 
 
-def test_a_failed_trial_has_its_errors_last_line_as_reason(tmp_path: Path):
-    driver = Driver(tiny_search(tmp_path), trials=2)
-    trial = driver.next()
-    assert trial
-    append_row(trial.spec, planned_rows(trial.spec)[0])
-    (trial.spec.folder / "error.txt").write_text("Traceback\n  a line\nOSError: no such disk\n")
-    driver.searcher.on_trial_complete(trial.ray.trial_id, error=True)
-    result = trial.spec.result()
-    assert result
-    assert (result.status, result.reason) == (Status.FAILED, "OSError: no such disk")
-    assert result.metrics["step"] == 2
-    assert states(driver) == [TrialState.FAIL]
-
-
-def test_a_trial_that_tune_stops_with_the_search_stays_open(tmp_path: Path):
-    driver = Driver(tiny_search(tmp_path), trials=1)
-    trial = driver.next()
-    assert trial
-    driver.searcher.on_trial_complete(trial.ray.trial_id)
-    assert not driver.searcher.ended
-    assert states(driver) == [TrialState.RUNNING]
-    assert Driver(driver.search, trials=1).run().trained == ["0000"]
-
-
 def test_a_folder_that_was_being_made_when_the_search_was_killed_is_taken_again(tmp_path: Path):
     search = tiny_search(tmp_path)
     Driver(search, trials=3).run()
@@ -597,10 +572,10 @@ def test_a_cut_off_last_row_is_no_row(tmp_path: Path):
     driver = Driver(search, trials=2).run(at_most=1)
     trial = driver.next()
     assert trial
-    rows = [json.dumps(row) for row in planned_rows(trial.spec)[:2]]
-    (trial.spec.folder / METRICS).write_text(rows[0] + "\n" + rows[1][:-9])
+    rows = [json.dumps(row) for row in planned_rows(trial)[:2]]
+    (trial.folder / METRICS).write_text(rows[0] + "\n" + rows[1][:-9])
     again = Driver(search, trials=2)
-    assert [len(recorded) for _, recorded in rungs(again)] == [1, 1, 2]
+    assert [len(values) for values in rungs(again).values()] == [2, 1]
     assert states(again.run()) == [TrialState.COMPLETE] * 2
 
 
@@ -610,7 +585,7 @@ def test_a_point_that_asha_stopped_is_not_trained_again(tmp_path: Path):
     driver = Driver(search, first_points=[("good", good)])
     losses = {1e-3: [4.0, 3, 2, 1], 2e-3: [6.0, 5, 4, 3], 3e-3: [5.0, 4, 3, 2]}
     while trial := driver.next():
-        driver.end(trial, losses=losses[trial.spec.config.optim.learning_rate])
+        driver.end(trial, losses=losses[trial.config.optim.learning_rate])
     assert len(driver.trained) == 3
     assert statuses(search)[:2] == ["COMPLETE", "PRUNED"]
     assert states(driver) == expected_states(driver)
@@ -630,7 +605,7 @@ def test_a_search_of_which_nothing_fits_in_memory_ends_and_says_so(
     search = tiny_search(tmp_path)
     driver = Driver(search)
     assert driver.next() is None
-    assert "do not fit in memory" in str(driver.searcher.stopped_because)
+    assert "do not fit in memory" in str(driver.state.stopped_because)
     assert set(statuses(search)) == {"INFEASIBLE"}
     assert states(driver) == expected_states(driver)
 
@@ -638,7 +613,7 @@ def test_a_search_of_which_nothing_fits_in_memory_ends_and_says_so(
 def test_a_point_for_which_the_budget_is_too_small_is_infeasible(tmp_path: Path):
     search = tiny_search(tmp_path, budget="tokens:9k", reference={"baseline": QUICK.baseline})
     driver = Driver(search, trials=9, first_points=[]).run()
-    assert driver.searcher.ended
+    assert driver.state.ended
     for spec, trial in zip(search.trials(), optuna_trials(search), strict=True):
         result = spec.result()
         assert result
@@ -664,7 +639,7 @@ def test_a_point_that_cannot_be_built_stops_the_search_with_its_reason(tmp_path:
     search = tiny_search(tmp_path, space=space)
     for _ in range(2):
         driver = Driver(search, trials=60, first_points=[]).run()
-        assert "optim.warmup_fraction is 1.5" in str(driver.searcher.stopped_because)
+        assert "optim.warmup_fraction is 1.5" in str(driver.state.stopped_because)
         assert set(statuses(search)) <= {"COMPLETE"}
 
 
@@ -682,19 +657,11 @@ def test_points_of_several_sources_come_once_and_the_six_by_their_names(tmp_path
 def test_a_trial_with_a_budget_in_seconds_is_in_the_rungs_of_the_next_start_by_its_own_quarters(
     tmp_path: Path,
 ):
-    def measured(spec: TrialSpec) -> TrialSpec:
-        spec = replace(spec, config=spec.config.with_values({"budget.report_every": 1}))
-        return replace(
-            spec, config=replace(spec.config, budget=replace(spec.config.budget, steps=8))
-        )
-
     one = tiny_search(tmp_path, "one", budget="seconds:60", scheduler="asha")
     driver = Driver(one, trials=2)
     for _ in range(2):
         trial = driver.next()
         assert trial
-        trial.spec = measured(trial.spec)
-        trial.spec.write_config()
         driver.end(trial)
-    assert [len(recorded) for _, recorded in rungs(driver)] == [2, 2, 2]
+    assert [len(values) for values in rungs(driver).values()] == [2, 2]
     assert rungs(Driver(one, trials=2)) == rungs(driver)

@@ -1,0 +1,86 @@
+"""Which trials stop early: asynchronous successive halving, as a function of ledger rows.
+
+The rule of Li et al. (https://arxiv.org/abs/1810.05934), as Ray's ASHAScheduler has it with a
+reduction factor of 2: at a quarter and at a half of its budget a trial is compared with all that
+have come to that rung before it. It stops if it is worse than their median.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from quarterhour.search_spaces.point import BudgetConfig
+from quarterhour.tune.ledger import TrialSpec, read_spec
+from quarterhour.tune.run_folder import OBJECTIVES, Better, Row, Status, read_rows
+from quarterhour.tune.search.proposals import SAMPLER
+from quarterhour.tune.training.events import record_ending
+
+# The rung of a row, by the quarters that are done at it. At its end a trial is not judged.
+RUNG_OF = {1: 1, 2: 2, 3: 2}
+Rungs = dict[int, dict[str, float]]
+"""Values by rung and trial."""
+
+DONE = {1: "a quarter", 2: "half", 3: "three quarters"}
+
+
+def rung_values(rows: Iterable[Row], budget: BudgetConfig, objective: str) -> dict[int, float]:
+    """A trial's value on each rung that it has come to: that of its first row there."""
+    values: dict[int, float] = {}
+    for row in rows:
+        rung = RUNG_OF.get(budget.quarters_done(row["step"]))
+        if rung and objective in row:
+            values.setdefault(rung, row[objective])
+    return values
+
+
+def in_worse_half(value: float, others: Iterable[float], better: Better) -> bool:
+    """Whether a value is worse than the median of the others; NaN counts for and against none."""
+    sign = 1 if better == "maximize" else -1
+    rewards = [sign * other for other in others if not math.isnan(other)]
+    return bool(rewards) and sign * value < float(np.percentile(rewards, 50))
+
+
+def why_pruned(
+    trial: str, rows: Sequence[Row], budget: BudgetConfig, objective: str, rungs: Rungs
+) -> str | None:
+    """Why a trial stops after its last row, given the values that came in before it; or None.
+
+    Only its first row on a rung is judged, and only once: not if the rung has its value already.
+    """
+    before = rung_values(rows[:-1], budget, objective)
+    for rung, value in rung_values(rows, budget, objective).items():
+        is_new = rung not in before and trial not in rungs[rung]
+        if is_new and in_worse_half(value, rungs[rung].values(), OBJECTIVES[objective]):
+            done = DONE[budget.quarters_done(rows[-1]["step"])]
+            return f"{objective} {value:.4g} after {done} of the budget is in the worse half"
+    return None
+
+
+class Pruner:
+    """Stops trials of a search early; `rungs` has the values that have come in."""
+
+    def __init__(self, objective: str) -> None:
+        self._objective = objective
+        self.rungs: Rungs = {rung: {} for rung in RUNG_OF.values()}
+
+    def judge(self, spec: TrialSpec) -> None:
+        """End a trial of the sampler as PRUNED if its last row is in the worse half."""
+        if spec.origin == SAMPLER and not spec.result():
+            rows = read_rows(spec.folder)
+            reason = why_pruned(spec.name, rows, _budget(spec), self._objective, self.rungs)
+            if reason:
+                spec.write_result(Status.PRUNED, rows[-1], reason=reason)
+                record_ending(spec.folder, Status.PRUNED)
+        self.record(spec)
+
+    def record(self, spec: TrialSpec) -> None:
+        """Take a trial's values into the rungs. What a rung has stays."""
+        rows = read_rows(spec.folder, having=self._objective)
+        for rung, value in rung_values(rows, _budget(spec), self._objective).items():
+            self.rungs[rung].setdefault(spec.name, value)
+
+
+def _budget(spec: TrialSpec) -> BudgetConfig:
+    """A trial's budget as its folder has it: with its steps measured."""
+    return read_spec(spec.folder).config.budget

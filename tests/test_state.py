@@ -55,7 +55,7 @@ def expected_states(driver: Driver) -> list[TrialState]:
 
 def rungs(driver: Driver) -> dict[int, dict[str, float]]:
     assert driver.state.pruner
-    return driver.state.pruner.rungs
+    return driver.state.pruner.rungs.values
 
 
 def inodes(folder: Path) -> dict[Path, tuple[int, int]]:
@@ -629,6 +629,19 @@ def test_a_point_for_which_the_budget_is_too_small_is_infeasible(tmp_path: Path)
     before = proposals(search)
     assert Driver(search, trials=9).run().trained == []
     assert proposals(search) == before
+
+
+def test_a_space_is_evaluated_once_a_trial(tmp_path: Path):
+    evaluated: list[dict[str, Any]] = []
+
+    def space(trial: BaseTrial) -> dict[str, Any]:
+        evaluated.append(three_rates(trial))
+        return evaluated[-1]
+
+    search = tiny_search(tmp_path, space=space)
+    point = search.config_of({"optim.learning_rate": 2e-3})
+    driver = Driver(search, trials=2, first_points=[("given", point)]).run()
+    assert len(driver.search.trials()) == len(evaluated) == 2
 
 
 def test_a_point_that_cannot_be_built_stops_the_search_with_its_reason(tmp_path: Path):

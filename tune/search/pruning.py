@@ -18,9 +18,6 @@ from quarterhour.tune.training.events import record_ending
 
 # The rung of a row, by the quarters that are done at it. At its end a trial is not judged.
 RUNG_OF = {1: 1, 2: 2, 3: 2}
-Rungs = dict[int, dict[str, float]]
-"""Values by rung and trial."""
-
 DONE = {1: "a quarter", 2: "half", 3: "three quarters"}
 
 
@@ -41,46 +38,57 @@ def in_worse_half(value: float, others: Iterable[float], better: Better) -> bool
     return bool(rewards) and sign * value < float(np.percentile(rewards, 50))
 
 
-def why_pruned(
-    trial: str, rows: Sequence[Row], budget: BudgetConfig, objective: str, rungs: Rungs
-) -> str | None:
-    """Why a trial stops after its last row, given the values that came in before it; or None.
+class Rungs:
+    """The values of a search's trials, by rung and trial, as they have come in."""
 
-    Only its first row on a rung is judged, and only once: not if the rung has its value already.
-    """
-    before = rung_values(rows[:-1], budget, objective)
-    for rung, value in rung_values(rows, budget, objective).items():
-        is_new = rung not in before and trial not in rungs[rung]
-        if is_new and in_worse_half(value, rungs[rung].values(), OBJECTIVES[objective]):
-            done = DONE[budget.quarters_done(rows[-1]["step"])]
-            return f"{objective} {value:.4g} after {done} of the budget is in the worse half"
-    return None
+    def __init__(self, objective: str) -> None:
+        self.objective = objective
+        self.values = {rung: dict[str, float]() for rung in RUNG_OF.values()}
+
+    def why_pruned(self, trial: str, rows: Sequence[Row], budget: BudgetConfig) -> str | None:
+        """Why a trial stops after its last row, or None.
+
+        Only its first row on a rung is judged, and only once: never if the rung has its value.
+        """
+        before = rung_values(rows[:-1], budget, self.objective)
+        for rung, value in rung_values(rows, budget, self.objective).items():
+            others = self.values[rung]
+            is_new = rung not in before and trial not in others
+            if is_new and in_worse_half(value, others.values(), OBJECTIVES[self.objective]):
+                done = DONE[budget.quarters_done(rows[-1]["step"])]
+                return (
+                    f"{self.objective} {value:.4g} after {done} of the budget is in the worse half"
+                )
+        return None
+
+    def record(self, trial: str, rows: Iterable[Row], budget: BudgetConfig) -> None:
+        """Take in the values of a trial. What a rung has stays."""
+        for rung, value in rung_values(rows, budget, self.objective).items():
+            self.values[rung].setdefault(trial, value)
 
 
 class Pruner:
-    """Stops trials of a search early; `rungs` has the values that have come in."""
+    """Judges the trials of a search by the rows in their folders."""
 
     def __init__(self, objective: str) -> None:
-        self._objective = objective
-        self.rungs: Rungs = {rung: {} for rung in RUNG_OF.values()}
+        self.rungs = Rungs(objective)
 
     def judge(self, spec: TrialSpec) -> None:
-        """End a trial of the sampler as PRUNED if its last row is in the worse half."""
+        """Take in a trial's new row; in the worse half, a trial of the sampler ends as PRUNED."""
         if spec.origin == SAMPLER and not spec.result():
             rows = read_rows(spec.folder)
-            reason = why_pruned(spec.name, rows, _budget(spec), self._objective, self.rungs)
+            reason = self.rungs.why_pruned(spec.name, rows, _measured_budget(spec))
             if reason:
                 spec.write_result(Status.PRUNED, rows[-1], reason=reason)
                 record_ending(spec.folder, Status.PRUNED)
         self.record(spec)
 
     def record(self, spec: TrialSpec) -> None:
-        """Take a trial's values into the rungs. What a rung has stays."""
-        rows = read_rows(spec.folder, having=self._objective)
-        for rung, value in rung_values(rows, _budget(spec), self._objective).items():
-            self.rungs[rung].setdefault(spec.name, value)
+        """Take in a trial's rows."""
+        rows = read_rows(spec.folder, having=self.rungs.objective)
+        self.rungs.record(spec.name, rows, _measured_budget(spec))
 
 
-def _budget(spec: TrialSpec) -> BudgetConfig:
-    """A trial's budget as its folder has it: with its steps measured."""
+def _measured_budget(spec: TrialSpec) -> BudgetConfig:
+    """A trial's budget as its folder has it: one in seconds has its steps only there."""
     return read_spec(spec.folder).config.budget

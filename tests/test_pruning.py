@@ -3,7 +3,7 @@ from collections import defaultdict
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.tune.schedulers import ASHAScheduler
 
@@ -52,7 +52,9 @@ def rows_as_they_come_in(draw: st.DrawFn, objective: str) -> list[tuple[str, Row
     steps: defaultdict[str, int] = defaultdict(int)
     come_in: list[tuple[str, Row]] = []
     for number, further in draw(
-        st.lists(st.tuples(st.integers(0, 7), st.sampled_from([1, 2, 2, 2, 3, 5])), max_size=40)
+        st.lists(
+            st.tuples(st.integers(0, 7), st.sampled_from([1, 2, 2, 3, 6])), min_size=12, max_size=40
+        )
     ):
         name = f"{number:04d}"
         steps[name] += further
@@ -64,6 +66,7 @@ def rows_as_they_come_in(draw: st.DrawFn, objective: str) -> list[tuple[str, Row
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of medians of infinite values, or of none
 @pytest.mark.parametrize("objective", ["heldout_loss", "tokens_per_second"])
+@settings(max_examples=200)
 @given(data=st.data())
 def test_decisions_are_those_of_rays_asha_as_rows_come_in_and_after_a_restart(
     objective: str, data: st.DataObject

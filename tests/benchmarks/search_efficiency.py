@@ -62,7 +62,8 @@ def train_six(folder: Path, tokens: str) -> None:
 
 
 def search_ours(folder: Path, tokens: str, seed: int) -> list[TrialSpec]:
-    from quarterhour.tune.cluster.searcher import Limits, run_search
+    from quarterhour.tune.cluster.searcher import run_search
+    from quarterhour.tune.search.limits import Limits
 
     experiment, search = build(folder / f"ours{seed}", tokens, seed)
     limits = Limits(trials=6 + 2 * WHOLE_TRIALS, hours=None)

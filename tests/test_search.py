@@ -18,7 +18,7 @@ from quarterhour.analysis.runs import load_run
 from quarterhour.model.optim import Schedule
 from quarterhour.search_spaces.reference import SIX
 from quarterhour.tune.run_folder import read_rows
-from quarterhour.tune.search.settings import build_search
+from quarterhour.tune.search.settings import SearchRequest, build_search
 
 SEARCH = ("search", "--corpus", "tiny.jsonl")
 
@@ -86,12 +86,13 @@ def test_killed_at_random_moments_nothing_is_lost_or_trained_twice(tmp_path: Pat
 
 
 def test_the_run_folder_tells_what_hyperparameters_range_over(tmp_path: Path):
-    experiment, _ = build_search(
-        space="open-ended", budget="steps:8", objective="heldout_loss", scheduler=None, seed=0,
-        folder=tmp_path / "search", profile="quick", protocol="as-run", values={},
+    request = SearchRequest(
+        space="open-ended", budget="steps:8", objective="heldout_loss", scheduler=None, seeds=(0,),
+        name=None, runs=tmp_path, profile="quick", values={},
         corpus=str(write_corpus(tmp_path / "tiny.jsonl")), tokenizer=None,
         resources=ONE_AT_ONCE,
     )  # fmt: skip
+    experiment, _ = build_search(request)
     domains = experiment.describe()["domains"]
     assert domains["optim.beta1"] == [0.8, 0.98]
     assert domains["optim.decay_fraction"] == [0.1, 0.9], "only some points have it"

@@ -19,7 +19,7 @@ from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.places import plan_resources
 from quarterhour.tune.run_folder import Status
 from quarterhour.tune.search.queue import waiting_points
-from quarterhour.tune.search.settings import build_search, read_search
+from quarterhour.tune.search.settings import SearchRequest, build_search, read_search
 
 Quarterhour = Callable[..., tuple[int, str, str]]
 
@@ -171,11 +171,12 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_search(name: str, space: str, trials: int) -> None:
     """A run folder as `quarterhour search` leaves it, with trials that took no time."""
-    experiment, search = build_search(
-        space=space, budget="steps:8", objective="heldout_loss", scheduler=None, seed=0,
-        profile="quick", protocol="as-run", corpus="tiny.jsonl", tokenizer=None, values={},
-        folder=Path("runs") / name, resources=plan_resources(1, 0),
+    request = SearchRequest(
+        space=space, budget="steps:8", objective="heldout_loss", scheduler=None, seeds=(0,),
+        profile="quick", corpus="tiny.jsonl", tokenizer=None, values={},
+        name=name, runs=Path("runs"), resources=plan_resources(1, 0),
     )  # fmt: skip
+    experiment, search = build_search(request)
     with experiment.opened():
         if trials:
             Driver(search, trials=trials).run()

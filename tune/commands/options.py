@@ -61,13 +61,6 @@ def bad_input() -> Generator[None]:
         ) from error
 
 
-def named_folder(name: str | None, default: str, runs: Path) -> Path:
-    """The run folder of that name; raises ValueError for a name that is a path."""
-    if name and (Path(name).name != name or name == ".."):
-        raise ValueError(f"--name is '{name}': it must be a plain name; --runs takes the folder")
-    return runs / (name or default)
-
-
 def planned_resources(
     cpus_per_trial: float | None, gpus_per_trial: str | None, address: str | None, runs: Path
 ) -> "Resources":

@@ -8,10 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from quarterhour.analysis.chapters.paper.comparison import beside_published, write_csv
-from quarterhour.analysis.chapters.paper.published import differences
-from quarterhour.analysis.runs import load_run
-from quarterhour.analysis.terminal import comparison_table
 from quarterhour.tune.commands.options import (
     Address,
     Corpus,
@@ -25,13 +21,14 @@ from quarterhour.tune.commands.options import (
     Runs,
     Tokenizer,
     bad_input,
-    named_folder,
     opened,
     planned_resources,
 )  # fmt: skip
-from quarterhour.tune.run_folder import SAMPLES
+from quarterhour.tune.run_folder import SAMPLES, TABLES
 
 if TYPE_CHECKING:
+    from quarterhour.analysis.chapters.paper.comparison import Comparison
+    from quarterhour.analysis.runs import Run
     from quarterhour.tune.experiment import Experiment
     from quarterhour.tune.ledger import TrialSpec
 
@@ -58,18 +55,22 @@ def grid(
 
     The same command again adopts what has finished and goes on with what has not.
     """
+    from quarterhour.analysis.chapters.paper.comparison import beside_published, write_csv
+    from quarterhour.analysis.runs import load_run
     from quarterhour.tune.cluster.grid import run_trials
+    from quarterhour.tune.experiment import ExperimentRequest, build_experiment
     from quarterhour.tune.ledger import open_trials
     from quarterhour.tune.progress import TrialsProgress
 
     with bad_input():
         if seeds < 1:
             raise ValueError(f"--seeds is {seeds}: it must be at least 1")
-        experiment = _experiment(
-            "grid", None, profile=profile, protocol=protocol, corpus=corpus, tokenizer=tokenizer,
+        request = ExperimentRequest(
+            kind="grid", profile=profile, protocol=protocol, corpus=corpus, tokenizer=tokenizer,
             values=_settings(max_steps, precision), seeds=tuple(range(seeds)), name=name, runs=runs,
             resources=planned_resources(cpus_per_trial, gpus_per_trial, address, runs),
         )  # fmt: skip
+        experiment = build_experiment(request)
     console = Console()
     with opened(experiment):
         todo = open_trials(experiment.trials(), runs)
@@ -77,7 +78,11 @@ def grid(
         if todo:
             with TrialsProgress(console, todo, len(experiment.trials()) - len(todo)) as progress:
                 run_trials(todo, experiment.tokens, experiment.resources, progress)
-    _report(console, experiment)
+    measured, tables = load_run(experiment.folder), experiment.folder / TABLES
+    comparisons = beside_published(measured)
+    _print_comparisons(console, measured, comparisons)
+    write_csv(comparisons, tables)
+    console.print(f"tables as csv in {tables}")
     _end(console, experiment)
 
 
@@ -101,18 +106,20 @@ def run(
 ) -> None:
     """Train one configuration in this process, without Ray: the way to debug."""
     from quarterhour.search_spaces.point import parse_assignment
+    from quarterhour.tune.experiment import ExperimentRequest, build_experiment
     from quarterhour.tune.ledger import open_trials
 
     with bad_input():
-        settings = dict(parse_assignment(text) for text in set_ or [])
-        values = {**settings, **_settings(max_steps, precision)}
+        assigned = dict(parse_assignment(text) for text in set_ or [])
+        values = assigned | _settings(max_steps, precision)
         if cpus_per_trial is None:
             cpus_per_trial = os.cpu_count()  # nothing else runs beside it
-        experiment = _experiment(
-            "run", configuration, profile=profile, protocol=protocol, corpus=corpus,
+        request = ExperimentRequest(
+            kind="run", only=configuration, profile=profile, protocol=protocol, corpus=corpus,
             tokenizer=tokenizer, values=values, seeds=(values.get("seed", 0),), name=name,
             runs=runs, resources=planned_resources(cpus_per_trial, gpus_per_trial, None, runs),
         )  # fmt: skip
+        experiment = build_experiment(request)
     console = Console()
     with opened(experiment):
         todo = open_trials(experiment.trials(), runs)
@@ -125,30 +132,9 @@ def run(
 
 
 def _settings(max_steps: int | None, precision: str | None) -> dict[str, Any]:
+    """What the options of their own set, by dotted path."""
     settings = {"budget.max_steps": max_steps, "precision": precision}
     return {path: value for path, value in settings.items() if value is not None}
-
-
-def _experiment(
-    kind: str,
-    only: str | None,
-    *,
-    name: str | None,
-    runs: Path,
-    **asked: Any,
-) -> "Experiment":
-    """Resolve the user's options; the run folder is named after what is not the default."""
-    from quarterhour.tune.experiment import build_experiment
-
-    parts = [kind, only, asked["profile"], asked["protocol"]]
-    parts += [f"{path}={value}" for path, value in asked["values"].items()]
-    default = "-".join(part for part in parts if part and part not in ("quick", "as-run"))
-    return build_experiment(
-        kind=kind,
-        only=only,
-        folder=named_folder(name, default, runs),
-        **asked,
-    )
 
 
 def _train_here(console: Console, experiment: "Experiment", spec: "TrialSpec") -> None:
@@ -198,18 +184,15 @@ def _headline(experiment: "Experiment", n_todo: int) -> str:
     )
 
 
-def _report(console: Console, experiment: "Experiment") -> None:
-    """Print the tables and write them as csv."""
-    folder = experiment.folder / "tables"
-    measured = load_run(experiment.folder)
-    comparisons = beside_published(measured)
+def _print_comparisons(console: Console, run: "Run", comparisons: "list[Comparison]") -> None:
+    from quarterhour.analysis.chapters.paper.published import differences
+    from quarterhour.analysis.terminal import comparison_table
+
     wide = Console(width=max(TABLE_WIDTH, console.width))
     for comparison in comparisons:
         wide.print(comparison_table(comparison))
-    reasons = "; ".join(differences(measured).values()) or "none"
+    reasons = "; ".join(differences(run).values()) or "none"
     wide.print(f"Differences from the study: {reasons}.", highlight=False)
-    write_csv(comparisons, folder)
-    console.print(f"tables as csv in {folder}")
 
 
 def _end(console: Console, experiment: "Experiment") -> None:

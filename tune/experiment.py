@@ -115,7 +115,7 @@ class Experiment:
 
     @contextmanager
     def opened(self) -> Generator[None]:
-        """Hold the run folder with its `experiment.json` written; refuse what does not fit in.
+        """Hold the run folder, with its `experiment.json` written.
 
         Raises ValueError for a folder of another experiment or in use, and for too small a disk.
         """
@@ -169,7 +169,10 @@ class Experiment:
         return domains
 
     def _merged(self, new: dict[str, Any]) -> dict[str, Any]:
-        """`new` with the seeds and the birth of the folder's own; ValueError if they differ."""
+        """`new`, with the seeds and the time of creation that the folder has already.
+
+        Raises ValueError where the folder is another experiment's.
+        """
         old = read_experiment(self.folder)
         if not old:
             return new
@@ -183,7 +186,7 @@ class Experiment:
         return new | {"created": old["created"], "seeds": seeds}
 
     def _check_disk(self) -> None:
-        """Room for every trial's checkpoint and one more that is being written."""
+        """Raises ValueError without room for all trials' checkpoints and those being written."""
         sizes = [config.model.parameters for config in self.configurations.values()]
         files = sum(sizes) * len(self.seeds) + max(sizes) * self.resources.concurrency
         needed = files * BYTES_PER_PARAMETER

@@ -1,4 +1,4 @@
-"""A self-test of this machine: each point is measured here and now, and told with its limit."""
+"""A self-test of this machine: each check measures something and says its limit."""
 
 import platform
 import shutil
@@ -29,7 +29,7 @@ from quarterhour.tune.training.memory import ACCURACY, PROCESS_BYTES, peak_bytes
 from quarterhour.tune.training.trainer import AUTOCAST_DTYPES, Stopwatch, Trainer
 
 WARM_UP_STEPS, LEAST_STEPS, STEP_SECONDS = 2, 3, 10.0
-# Of the rate at which the device multiplies large matrices; below it something is wrong with it.
+# Of the rate at which the device multiplies large matrices; a lower share points to a fault.
 LEAST_SHARE = 0.25
 FREE_BYTES = 4e9  # checkpoints of the six at the paper's size, and of those being written
 
@@ -116,7 +116,7 @@ def _batch(config: TrialConfig, device: torch.device) -> torch.Tensor:
 def memory_check(
     device: torch.device, config: TrialConfig, before: int | None, peak: int | None
 ) -> Check:
-    """Peak of a trial alone: without its process, which has not loaded the same here."""
+    """The peak of a trial without its process, which here has loaded other things."""
     predicted = peak_bytes(config, device.type)
     if device.type == "cpu":
         predicted -= PROCESS_BYTES

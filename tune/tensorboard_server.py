@@ -20,9 +20,9 @@ from tensorboard.program import (
     WerkzeugServer,
 )
 
-# The default of 5 s would leave no time to read: a new trial is to be there within that.
+# A new trial must show within 5 s; that is the default interval, and reading takes time too.
 RELOAD_INTERVAL = ("--reload_interval", "2")
-# The losses as measured: TensorBoard smooths curves unless it is told.
+# Losses as they were measured: by default, TensorBoard smooths curves.
 FIRST_VIEW = "?smoothing=0&tagFilter=loss"
 PORTS_TRIED = 100
 LAST_PORT = 65_535
@@ -59,8 +59,8 @@ def serve(
 def _logdir(folders: Sequence[Path], runs: Path) -> Generator[tuple[str, list[str]]]:
     """The folder to show, and TensorBoard's arguments for the same.
 
-    Of several run folders, one with links to them: `--logdir_spec` is for that too, but TensorBoard
-    does without its fast reader then, and needs a minute for 500 trials.
+    Several run folders become one folder with links to them. With `--logdir_spec`, which is meant
+    for that, TensorBoard does without its fast reader and needs a minute for 500 trials.
     """
     if not folders:
         yield str(runs), ["--logdir", str(runs)]

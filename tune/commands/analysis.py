@@ -1,4 +1,4 @@
-"""The commands that tell what runs have come to and are worth: report, verify."""
+"""The commands that judge finished runs and show them: verify, report."""
 
 import json
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ RunFolder = Annotated[Path, typer.Argument(help="A run folder, such as runs/grid
 @app.command()
 def verify(
     folder: RunFolder,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Check a run against the published study, cell by cell; exit code 1 if a cell FAILED."""
     from quarterhour.analysis.chapters.verify import Verdict, counts, verify_cells, verify_orderings
@@ -78,14 +78,14 @@ def report(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Folder to write, new or with an earlier report. Default: report in the first RUN."
+            help="Folder to write: new, or an earlier report. Default: report in the first RUN."
         ),
     ] = None,
 ) -> None:
     """Write tables (csv, md, tex), figures (svg, png) and report.html, a page in a single file.
 
-    Runs may be unfinished or searches. Several runs are one report, each with a chapter. An earlier
-    report in the same place is replaced.
+    A run may be a search, or unfinished. Several runs make one report with a chapter for each. An
+    earlier report in the same place is replaced.
     """
     from quarterhour.analysis.report import PAGE, write_report
     from quarterhour.analysis.runs import load_run
@@ -100,7 +100,7 @@ def report(
 
 
 def _check_replaceable(folder: Path) -> None:
-    """Raises ValueError where something else than a report would be lost."""
+    """Raises ValueError where anything but a report would be lost."""
     from quarterhour.analysis.report import CONTENTS
 
     if folder.exists() and not folder.is_dir():

@@ -44,17 +44,18 @@ def search(
     profile: Profile = "quick",
     space: Annotated[str, typer.Option(help="open-ended, or FILE.py:NAME.")] = "open-ended",
     trials: Annotated[
-        int | None, typer.Option(help="End after so many trials, the first ones counted.")
+        int | None, typer.Option(help="End after this many trials, the first points included.")
     ] = None,
     hours: Annotated[
-        float | None, typer.Option(help="Begin no trial after so many hours, all starts counted.")
+        float | None, typer.Option(help="Begin no trial after this many hours over all starts.")
     ] = None,
     from_: Annotated[
         list[Path] | None,
-        typer.Option("--from", help="Run folder whose finished trials come first; repeatable."),
+        typer.Option("--from", help="Run folder whose results come first; may be repeated."),
     ] = None,
     objective: Annotated[
-        str, typer.Option(help="A reported measure; several, with commas, give a Pareto front.")
+        str,
+        typer.Option(help="Measure to search by. Several, with commas, give a Pareto front."),
     ] = "heldout_loss",
     budget: Annotated[
         str | None,
@@ -65,9 +66,12 @@ def search(
     ] = None,
     scheduler: Annotated[
         str | None,
-        typer.Option(help="asha (default for one objective) stops the worse half early; or none."),
+        typer.Option(
+            help="asha stops the worse half early; none stops no trial."
+            " Default: asha for one objective, none for several."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the sampler and of every trial.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the sampler and of every trial.")] = 0,
     corpus: Corpus = None,
     tokenizer: Tokenizer = None,
     precision: Precision = None,
@@ -77,10 +81,10 @@ def search(
     name: Name = None,
     runs: Runs = Path("runs"),
 ) -> None:
-    """Search on from the six reference points: Optuna proposes, every trial has one equal budget.
+    """Search on from the six reference points: Optuna proposes, and all trials have equal budgets.
 
-    Ctrl-C stops it, the same command goes on, and larger --trials or --hours extend it; with
-    neither it goes on until it is stopped.
+    Ctrl-C stops the search and the same command goes on. Larger --trials or --hours extend it.
+    With neither it runs until it is stopped.
     """
     from quarterhour.tune.cluster.searcher import Limits, run_search
     from quarterhour.tune.progress import SearchProgress
@@ -101,7 +105,7 @@ def search(
     console.print(_headline(experiment, planned, taken))
     outside = planned.reference.keys() - {origin for origin, _ in first_points}
     if outside:
-        console.print(f"outside the space and so not trained: {', '.join(sorted(outside))}")
+        console.print(f"outside the space, so not trained: {', '.join(sorted(outside))}")
     with opened(experiment):
         with SearchProgress(console, trials) as progress:
             searcher = run_search(experiment, planned, first_points, limits, progress)
@@ -147,7 +151,7 @@ def _fresh_trials(search: "Search") -> "list[TrialSpec]":
 
 
 def _train(console: Console, experiment: "Experiment", fresh: "Sequence[TrialSpec]") -> None:
-    """Train what is not finished of the trials with fresh seeds."""
+    """Train those of the trials with fresh seeds that have not finished."""
     from quarterhour.tune.cluster.grid import run_trials
     from quarterhour.tune.ledger import open_trials
     from quarterhour.tune.progress import TrialsProgress
@@ -160,7 +164,7 @@ def _train(console: Console, experiment: "Experiment", fresh: "Sequence[TrialSpe
 
 
 def _results(folder: Path) -> "SearchResults":
-    """What a search has come to; where no process trains it, no trial is RUNNING."""
+    """What a search has come to. While no process runs it, no trial is RUNNING."""
     from quarterhour.analysis.chapters.search.results import search_results
     from quarterhour.analysis.runs import load_run
 
@@ -187,7 +191,7 @@ def enqueue(
     folder: RunFolder,
     settings: Annotated[list[str], typer.Argument(help="Settings, e.g. optim.learning_rate=2e-3.")],
 ) -> None:
-    """Add a point to a search, which trains it next; what is not given is the baseline's."""
+    """Add a point to a search, which trains it next. What you leave out is the baseline's."""
     from quarterhour.search_spaces.point import parse_assignment
     from quarterhour.tune.search.queue import add_point
     from quarterhour.tune.search.settings import read_search
@@ -200,7 +204,7 @@ def enqueue(
 
 @app.command()
 def status(folder: RunFolder) -> None:
-    """Show how far a search is, also while it runs: states, best, cost, rate, what is running."""
+    """Show how far a search is, also while it runs: states, best trials, cost, rate."""
     console = Console()
     with bad_input():
         results, hours = _results(folder), elapsed_seconds(folder) / 3600

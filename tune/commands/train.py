@@ -40,7 +40,7 @@ TABLE_WIDTH = 100
 def grid(
     profile: Profile = "quick",
     protocol: Protocol = "as-run",
-    seeds: Annotated[int, typer.Option(help="Seeds of each configuration.")] = 1,
+    seeds: Annotated[int, typer.Option(help="Number of seeds for each configuration.")] = 1,
     corpus: Corpus = None,
     tokenizer: Tokenizer = None,
     max_steps: MaxSteps = None,
@@ -53,7 +53,7 @@ def grid(
 ) -> None:
     """Train the six reference configurations under Ray Tune; print the paper's tables beside ours.
 
-    The same command again adopts what has finished and goes on with what has not.
+    The same command again goes on: what has finished is not trained again.
     """
     from quarterhour.analysis.chapters.paper.comparison import beside_published, write_csv
     from quarterhour.analysis.runs import load_run
@@ -132,7 +132,7 @@ def run(
 
 
 def _settings(max_steps: int | None, precision: str | None) -> dict[str, Any]:
-    """What the options of their own set, by dotted path."""
+    """The settings that have options of their own, by dotted path."""
     settings = {"budget.max_steps": max_steps, "precision": precision}
     return {path: value for path, value in settings.items() if value is not None}
 

@@ -33,7 +33,7 @@ from quarterhour.tune.search.queue import waiting_points
 
 CHECKED_POINTS = 100
 SCHEDULERS = ("asha", "none")
-# At the end of a search so many of its best are trained again, with so many seeds it has not used.
+# At its end a search trains this many of its best again, with this many seeds that are new to it.
 CANDIDATES, SEEDS_OF_CANDIDATES = 3, 3
 
 FirstPoint = tuple[str, TrialConfig]
@@ -127,20 +127,19 @@ class Search:
         return config
 
     def first_points(self, sources: Sequence[Path]) -> list[FirstPoint]:
-        """What the search begins with: finished trials of other runs, then those of the six.
+        """What the search begins with: results of other runs, then those of the six in the space.
 
-        What has another budget or seed, or is outside the space, is left out. Raises ValueError
-        for a source that is no run folder or was trained on other data.
+        Raises ValueError for a source that is no run folder or was trained on other data.
         """
         points = [point for source in sources for point in self.points_of(source)]
         points += [(n, config) for n, config in self.reference.items() if self._has(config)]
-        # Each once, and the six by their names wherever they come from.
+        # Each point once. The six keep their names, wherever they come from.
         origins = {config.key(self.data_fingerprint): origin for origin, config in points}
         configs = {config.key(self.data_fingerprint): config for _, config in points}
         return [(origins[key], config) for key, config in configs.items()]
 
     def points_of(self, source: Path) -> list[FirstPoint]:
-        """The finished trials of another run that are points of this search; see `first_points`."""
+        """Another run's results with this search's budget, seed and precision, in its space."""
         description = read_experiment(source)
         if not description:
             raise ValueError(f"--from {source}: it is no run folder, for it has no experiment.json")
@@ -287,15 +286,15 @@ def read_search(folder: Path) -> Search:
 
 
 def _space_hash(space: str) -> str | None:
-    """Of a user's file, since its trials and those of a changed file are no one search."""
+    """The hash of a user's file: a changed file makes another search."""
     file = Path(space.rpartition(":")[0])
     return sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else None
 
 
 def _drawn_values(search: Search) -> dict[str, set[Any]]:
-    """What hyperparameters can be: bounds and choices of the space, and values of points from it.
+    """What hyperparameters can be: the space's bounds and choices, and values of drawn points.
 
-    Raises ValueError where a drawn point cannot be trained: before the first is.
+    Raises ValueError where a drawn point cannot be trained.
     """
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=search.seed))
     values: defaultdict[str, set[Any]] = defaultdict(set)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from quarterhour.tune.commands.options import bad_input
+from quarterhour.tune.commands import options
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +30,7 @@ def verify(
     from quarterhour.analysis.chapters.verify import Verdict, counts, verify_cells, verify_orderings
     from quarterhour.analysis.runs import load_run
 
-    with bad_input():
+    with options.bad_input():
         run = load_run(folder)
         cells, orderings = verify_cells(run), verify_orderings(run)
     is_setting = cells["setting"].to_numpy()
@@ -91,7 +91,7 @@ def report(
     from quarterhour.analysis.runs import load_run
     from quarterhour.data.files import write_folder
 
-    with bad_input():
+    with options.bad_input():
         runs = [load_run(folder) for folder in folders]
         target = output or folders[0] / "report"
         _check_replaceable(target)

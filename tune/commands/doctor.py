@@ -5,14 +5,14 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from quarterhour.tune.commands.options import Runs
+from quarterhour.tune.commands import options
 
 app = typer.Typer()
 VERDICTS = {None: "", True: "ok", False: "FAILED"}
 
 
 @app.command()
-def doctor(runs: Runs = Path("runs")) -> None:
+def doctor(runs: options.Runs = Path("runs")) -> None:
     """Test this machine in about a minute; exit code 1 if it fails in numbers, speed or memory."""
     from quarterhour.tune.self_test import run_checks
 

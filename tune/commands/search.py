@@ -10,20 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from quarterhour.tune.commands.options import (
-    Address,
-    Corpus,
-    CpusPerTrial,
-    GpusPerTrial,
-    Name,
-    Precision,
-    Profile,
-    Runs,
-    Tokenizer,
-    bad_input,
-    opened,
-    planned_resources,
-)  # fmt: skip
+from quarterhour.tune.commands import options
 from quarterhour.tune.run_folder import OBJECTIVES, Status, elapsed_seconds, owner
 
 if TYPE_CHECKING:
@@ -41,7 +28,7 @@ RunFolder = Annotated[Path, typer.Argument(help="Run folder of a search, such as
 
 @app.command()
 def search(
-    profile: Profile = "quick",
+    profile: options.Profile = "quick",
     space: Annotated[str, typer.Option(help="open-ended, or FILE.py:NAME.")] = "open-ended",
     trials: Annotated[
         int | None, typer.Option(help="End after this many trials, the first points included.")
@@ -72,14 +59,14 @@ def search(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sampler and of every trial.")] = 0,
-    corpus: Corpus = None,
-    tokenizer: Tokenizer = None,
-    precision: Precision = None,
-    cpus_per_trial: CpusPerTrial = None,
-    gpus_per_trial: GpusPerTrial = None,
-    address: Address = None,
-    name: Name = None,
-    runs: Runs = Path("runs"),
+    corpus: options.Corpus = None,
+    tokenizer: options.Tokenizer = None,
+    precision: options.Precision = None,
+    cpus_per_trial: options.CpusPerTrial = None,
+    gpus_per_trial: options.GpusPerTrial = None,
+    address: options.Address = None,
+    name: options.Name = None,
+    runs: options.Runs = Path("runs"),
 ) -> None:
     """Search on from the six reference points: Optuna proposes, and all trials have equal budgets.
 
@@ -90,13 +77,13 @@ def search(
     from quarterhour.tune.progress import SearchProgress
     from quarterhour.tune.search.settings import SearchRequest, build_search
 
-    with bad_input():
+    with options.bad_input():
         limits = Limits(trials=trials, hours=hours)
         request = SearchRequest(
             space=space, budget=budget, objective=objective, scheduler=scheduler, seeds=(seed,),
             profile=profile, corpus=corpus, tokenizer=tokenizer, name=name, runs=runs,
             values={} if precision is None else {"precision": precision},
-            resources=planned_resources(cpus_per_trial, gpus_per_trial, address, runs),
+            resources=options.planned_resources(cpus_per_trial, gpus_per_trial, address, runs),
         )  # fmt: skip
         experiment, planned = build_search(request)
         first_points = planned.first_points(from_ or [])
@@ -106,7 +93,7 @@ def search(
     outside = planned.reference.keys() - {origin for origin, _ in first_points}
     if outside:
         console.print(f"outside the space, so not trained: {', '.join(sorted(outside))}")
-    with opened(experiment):
+    with options.opened(experiment):
         with SearchProgress(console, trials) as progress:
             searcher = run_search(experiment, planned, first_points, limits, progress)
         complete = searcher.ended and not searcher.stopped_because
@@ -196,7 +183,7 @@ def enqueue(
     from quarterhour.tune.search.queue import add_point
     from quarterhour.tune.search.settings import read_search
 
-    with bad_input():
+    with options.bad_input():
         values = dict(parse_assignment(text) for text in settings)
         add_point(folder, read_search(folder).new_config(values))
     Console().print(f"{folder} trains it next; if it is not running, start it again")
@@ -206,7 +193,7 @@ def enqueue(
 def status(folder: RunFolder) -> None:
     """Show how far a search is, also while it runs: states, best trials, cost, rate."""
     console = Console()
-    with bad_input():
+    with options.bad_input():
         results, hours = _results(folder), elapsed_seconds(folder) / 3600
     process = owner(folder)
     console.print(f"{folder}: " + (f"running, process {process}" if process else "not running"))
@@ -235,7 +222,7 @@ def dashboard(
     from quarterhour.tune.search.settings import read_search
     from quarterhour.tune.search.study import LedgerStudy, open_storage
 
-    with bad_input():
+    with options.bad_input():
         planned = read_search(folder)
         if not owner(folder):
             study = LedgerStudy(planned)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from quarterhour.tune.commands.options import Runs, bad_input
+from quarterhour.tune.commands import options
 
 app = typer.Typer()
 
@@ -15,7 +15,7 @@ def tensorboard(
     folders: Annotated[
         list[Path] | None, typer.Argument(metavar="[RUN]…", help="Run folders. Default: all.")
     ] = None,
-    runs: Runs = Path("runs"),
+    runs: options.Runs = Path("runs"),
     port: Annotated[
         int | None,
         typer.Option(
@@ -30,5 +30,5 @@ def tensorboard(
     """Compare trials in TensorBoard, while they train or afterwards."""
     from quarterhour.tune.tensorboard_server import serve
 
-    with bad_input():
+    with options.bad_input():
         serve(folders or [], runs, port=port, browser=not no_browser, bind_all=bind_all)

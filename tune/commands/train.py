@@ -8,22 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from quarterhour.tune.commands.options import (
-    Address,
-    Corpus,
-    CpusPerTrial,
-    GpusPerTrial,
-    MaxSteps,
-    Name,
-    Precision,
-    Profile,
-    Protocol,
-    Runs,
-    Tokenizer,
-    bad_input,
-    opened,
-    planned_resources,
-)  # fmt: skip
+from quarterhour.tune.commands import options
 from quarterhour.tune.run_folder import SAMPLES, TABLES
 
 if TYPE_CHECKING:
@@ -38,18 +23,18 @@ TABLE_WIDTH = 100
 
 @app.command()
 def grid(
-    profile: Profile = "quick",
-    protocol: Protocol = "as-run",
+    profile: options.Profile = "quick",
+    protocol: options.Protocol = "as-run",
     seeds: Annotated[int, typer.Option(help="Number of seeds for each configuration.")] = 1,
-    corpus: Corpus = None,
-    tokenizer: Tokenizer = None,
-    max_steps: MaxSteps = None,
-    precision: Precision = None,
-    cpus_per_trial: CpusPerTrial = None,
-    gpus_per_trial: GpusPerTrial = None,
-    address: Address = None,
-    name: Name = None,
-    runs: Runs = Path("runs"),
+    corpus: options.Corpus = None,
+    tokenizer: options.Tokenizer = None,
+    max_steps: options.MaxSteps = None,
+    precision: options.Precision = None,
+    cpus_per_trial: options.CpusPerTrial = None,
+    gpus_per_trial: options.GpusPerTrial = None,
+    address: options.Address = None,
+    name: options.Name = None,
+    runs: options.Runs = Path("runs"),
 ) -> None:
     """Train the six reference configurations under Ray Tune; print the paper's tables beside ours.
 
@@ -62,17 +47,17 @@ def grid(
     from quarterhour.tune.ledger import open_trials
     from quarterhour.tune.progress import TrialsProgress
 
-    with bad_input():
+    with options.bad_input():
         if seeds < 1:
             raise ValueError(f"--seeds is {seeds}: it must be at least 1")
         request = ExperimentRequest(
             kind="grid", profile=profile, protocol=protocol, corpus=corpus, tokenizer=tokenizer,
             values=_settings(max_steps, precision), seeds=tuple(range(seeds)), name=name, runs=runs,
-            resources=planned_resources(cpus_per_trial, gpus_per_trial, address, runs),
+            resources=options.planned_resources(cpus_per_trial, gpus_per_trial, address, runs),
         )  # fmt: skip
         experiment = build_experiment(request)
     console = Console()
-    with opened(experiment):
+    with options.opened(experiment):
         todo = open_trials(experiment.trials(), runs)
         console.print(_headline(experiment, len(todo)))
         if todo:
@@ -93,23 +78,23 @@ def run(
         list[str] | None,
         typer.Option("--set", help="A setting, e.g. optim.learning_rate=1e-3; may be repeated."),
     ] = None,
-    profile: Profile = "quick",
-    protocol: Protocol = "as-run",
-    corpus: Corpus = None,
-    tokenizer: Tokenizer = None,
-    max_steps: MaxSteps = None,
-    precision: Precision = None,
-    cpus_per_trial: CpusPerTrial = None,
-    gpus_per_trial: GpusPerTrial = None,
-    name: Name = None,
-    runs: Runs = Path("runs"),
+    profile: options.Profile = "quick",
+    protocol: options.Protocol = "as-run",
+    corpus: options.Corpus = None,
+    tokenizer: options.Tokenizer = None,
+    max_steps: options.MaxSteps = None,
+    precision: options.Precision = None,
+    cpus_per_trial: options.CpusPerTrial = None,
+    gpus_per_trial: options.GpusPerTrial = None,
+    name: options.Name = None,
+    runs: options.Runs = Path("runs"),
 ) -> None:
     """Train one configuration in this process, without Ray: the way to debug."""
     from quarterhour.search_spaces.point import parse_assignment
     from quarterhour.tune.experiment import ExperimentRequest, build_experiment
     from quarterhour.tune.ledger import open_trials
 
-    with bad_input():
+    with options.bad_input():
         assigned = dict(parse_assignment(text) for text in set_ or [])
         values = assigned | _settings(max_steps, precision)
         if cpus_per_trial is None:
@@ -117,11 +102,12 @@ def run(
         request = ExperimentRequest(
             kind="run", only=configuration, profile=profile, protocol=protocol, corpus=corpus,
             tokenizer=tokenizer, values=values, seeds=(values.get("seed", 0),), name=name,
-            runs=runs, resources=planned_resources(cpus_per_trial, gpus_per_trial, None, runs),
+            runs=runs,
+            resources=options.planned_resources(cpus_per_trial, gpus_per_trial, None, runs),
         )  # fmt: skip
         experiment = build_experiment(request)
     console = Console()
-    with opened(experiment):
+    with options.opened(experiment):
         todo = open_trials(experiment.trials(), runs)
         console.print(_headline(experiment, len(todo)))
         for spec in todo:

@@ -1,9 +1,13 @@
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from made_up import write_grid
+from test_runs import COMPLETE, write_experiment, write_trial
 from tiny import write_corpus
 
 import quarterhour.data.corpora
@@ -147,6 +151,27 @@ def test_a_diverged_trial_is_told_with_its_reason_and_exit_code_1(
     code, output, _ = quarterhour(*command.split())
     assert code == 1
     assert "FAILED baseline/seed0: train_loss is nan after" in " ".join(output.split())
+
+
+def test_verify_says_when_nothing_is_comparable(quarterhour: Quarterhour, tmp_path: Path):
+    run = write_experiment(tmp_path / "other", ["baseline"])
+    write_trial(run, "baseline", [{"step": 1}], values={"model.dropout": 0.3}, result=COMPLETE)
+    write_grid(tmp_path / "alike")
+    said = "nothing in this run is comparable with the study: "
+    code, output, errors = quarterhour("verify", "other")
+    assert (code, errors) == (0, "")
+    assert said + "dropout 0.3 instead of 0" in " ".join(output.split())
+    assert said not in " ".join(quarterhour("verify", "alike")[1].split())
+
+
+def test_the_command_line_starts_without_what_only_some_commands_need():
+    script = "import sys, quarterhour.tune.cli; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    loaded = set(done.stdout.split())
+    assert "quarterhour.tune.commands.search" in loaded
+    assert not {
+        "torch", "ray", "pandas", "matplotlib", "optuna", "tensorboard", "scipy", "transformers",
+    } & loaded  # fmt: skip
 
 
 def test_help_names_every_command(quarterhour: Quarterhour):

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import quarterhour.tune.commands.doctor
+import quarterhour.tune.self_test
 from quarterhour.search_spaces.profiles import PAPER, QUICK
 from quarterhour.tune.cli import main
-from quarterhour.tune.commands.doctor import Check, run_checks
+from quarterhour.tune.self_test import Check, memory_check, run_checks
 from quarterhour.tune.training.memory import PROCESS_BYTES, peak_bytes
 
 CPU = torch.device("cpu")
@@ -18,10 +18,8 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def _small_and_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """The self-test on the quick baseline, without ten seconds of steps."""
-    monkeypatch.setattr(
-        "quarterhour.tune.commands.doctor.PAPER", replace(PAPER, baseline=QUICK.baseline)
-    )
-    monkeypatch.setattr("quarterhour.tune.commands.doctor.STEP_SECONDS", 0.0)
+    monkeypatch.setattr("quarterhour.tune.self_test.PAPER", replace(PAPER, baseline=QUICK.baseline))
+    monkeypatch.setattr("quarterhour.tune.self_test.STEP_SECONDS", 0.0)
 
 
 def found(runs: Path) -> dict[str, Check]:
@@ -42,14 +40,14 @@ def test_every_point_is_measured_and_numbers_and_disk_are_in_order(tmp_path: Pat
 def test_wrong_numbers_and_a_full_or_forbidden_disk_fail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    measure = quarterhour.tune.commands.doctor.measure
+    measure = quarterhour.tune.self_test.measure
     usage = shutil.disk_usage("/")._replace(free=1_000_000)
 
     def slightly_wrong(config: dict[str, object], device: torch.device) -> dict[str, object]:
         measured = measure(config, device)
         return measured | {"train_loss": [loss * 1.001 for loss in measured["train_loss"]]}
 
-    monkeypatch.setattr("quarterhour.tune.commands.doctor.measure", slightly_wrong)
+    monkeypatch.setattr("quarterhour.tune.self_test.measure", slightly_wrong)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     (tmp_path / "file").touch()
     checks = found(tmp_path / "file")
@@ -65,11 +63,9 @@ def test_wrong_numbers_and_a_full_or_forbidden_disk_fail(
 @pytest.mark.parametrize(("factor", "passed"), [(1.0, True), (1.14, True), (1.2, False)])
 def test_a_memory_prediction_that_is_far_off_fails(factor: float, passed: bool):
     predicted = peak_bytes(QUICK.baseline, "cpu") - PROCESS_BYTES
-    check = quarterhour.tune.commands.doctor._memory(
-        CPU, QUICK.baseline, 1_000, 1_000 + round(predicted / factor)
-    )
+    check = memory_check(CPU, QUICK.baseline, 1_000, 1_000 + round(predicted / factor))
     assert check.passed is passed
-    unknown = quarterhour.tune.commands.doctor._memory(CPU, QUICK.baseline, None, None)
+    unknown = memory_check(CPU, QUICK.baseline, None, None)
     assert unknown.passed is None
     assert "not measured" in unknown.found
 
@@ -84,7 +80,7 @@ def test_the_command_ends_with_1_if_a_check_failed(
     def checks(_: Path) -> Iterator[Check]:
         yield Check(name="one", found="[1] of 2", limit="at most 1", passed=passed)
 
-    monkeypatch.setattr("quarterhour.tune.commands.doctor.run_checks", checks)
+    monkeypatch.setattr("quarterhour.tune.self_test.run_checks", checks)
     monkeypatch.setattr("sys.argv", ["quarterhour", "doctor"])
     with pytest.raises(SystemExit) as ended:
         main()

@@ -12,13 +12,13 @@ import quarterhour.data.tokens
 import quarterhour.tune.cluster.grid
 import quarterhour.tune.cluster.machines
 import quarterhour.tune.cluster.searcher
-import quarterhour.tune.commands.doctor
-import quarterhour.tune.commands.tensorboard
+import quarterhour.tune.self_test
+import quarterhour.tune.tensorboard_server
 import quarterhour.tune.training.trial
 from quarterhour.tune.cli import main
-from quarterhour.tune.experiment import build_experiment
+from quarterhour.tune.experiment import ExperimentRequest, build_experiment
 from quarterhour.tune.places import Cluster, plan_resources
-from quarterhour.tune.search.settings import build_search
+from quarterhour.tune.search.settings import SearchRequest, build_search
 
 CLUSTER = Cluster(
     address="auto",
@@ -62,14 +62,15 @@ def test_the_readmes_name_only_commands_that_are_tested_here():
 def begin_runs(runs: Path) -> None:
     """A grid and a search, as their commands begin them; the search has one trial."""
     asked: Any = {
-        "profile": "quick", "protocol": "as-run", "corpus": None, "tokenizer": None, "values": {},
-        "resources": plan_resources(None, None),
+        "profile": "quick", "corpus": None, "tokenizer": None, "values": {}, "seeds": (0,),
+        "resources": plan_resources(None, None), "name": None, "runs": runs,
     }  # fmt: skip
-    grid = build_experiment(kind="grid", only=None, seeds=(0,), folder=runs / "grid", **asked)
+    grid = build_experiment(ExperimentRequest(kind="grid", protocol="as-run", **asked))
     experiment, search = build_search(
-        space="open-ended", budget=None, objective="heldout_loss", scheduler=None, seed=0,
-        folder=runs / "search", **asked,
-    )  # fmt: skip
+        SearchRequest(
+            space="open-ended", budget=None, objective="heldout_loss", scheduler=None, **asked
+        )
+    )
     with grid.opened(), experiment.opened():
         search.trial(0, search.baseline, "baseline").write_config()
 
@@ -90,9 +91,9 @@ def test_every_command_of_the_readmes_comes_to_the_point_where_training_begins(
     monkeypatch.setattr("sys.argv", shlex.split(command))
     monkeypatch.setattr("quarterhour.tune.cluster.grid.run_trials", training_begins)
     monkeypatch.setattr("quarterhour.tune.training.trial.Trial.rows", training_begins)
-    monkeypatch.setattr("quarterhour.tune.commands.tensorboard.serve", training_begins)
+    monkeypatch.setattr("quarterhour.tune.tensorboard_server.serve", training_begins)
     monkeypatch.setattr("quarterhour.tune.cluster.searcher.fit", training_begins)
-    monkeypatch.setattr("quarterhour.tune.commands.doctor.run_checks", training_begins)
+    monkeypatch.setattr("quarterhour.tune.self_test.run_checks", training_begins)
     monkeypatch.setattr("quarterhour.tune.cluster.machines.find_cluster", lambda *_: CLUSTER)
     monkeypatch.setattr(optuna_dashboard, "run_server", training_begins)
     if "runs/" in command:

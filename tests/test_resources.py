@@ -75,7 +75,7 @@ def test_auto_is_planned_for_the_smallest_share():
 
 
 @pytest.mark.parametrize("asked", ["auto", "1", "nan", "half", "-1"])
-def test_what_the_machine_has_not_is_an_error_at_once(asked: str, monkeypatch: pytest.MonkeyPatch):
+def test_more_than_the_machine_has_is_an_error_at_once(asked: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(ValueError, match=rf"--gpus-per-trial is {asked}: this machine has 0 GPUs"):
         plan_resources(None, asked)

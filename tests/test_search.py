@@ -3,8 +3,9 @@
 import json
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -17,8 +18,9 @@ from quarterhour.analysis.chapters.search.results import search_results, seed_co
 from quarterhour.analysis.runs import load_run
 from quarterhour.model.optim import Schedule
 from quarterhour.search_spaces.reference import SIX
+from quarterhour.tune.experiment import ExperimentRequest
 from quarterhour.tune.run_folder import read_rows
-from quarterhour.tune.search.settings import build_search
+from quarterhour.tune.search.settings import SearchRequest, build_search
 
 SEARCH = ("search", "--corpus", "tiny.jsonl")
 
@@ -44,6 +46,8 @@ def test_a_search_is_stopped_steered_and_goes_on_to_its_end(tmp_path: Path):
     output, _ = first.communicate(timeout=30)
     assert first.returncode == 130
     assert "stopped; to go on: quarterhour search" in words(output)
+    assert "STOPPED" in output
+    assert "RUNNING" not in output
     ended = {path: path.stat().st_mtime_ns for path in run.rglob("result.json")}
     output, errors = (second := quarterhour(tmp_path, *command, "8")).communicate()
     assert (second.returncode, errors) == (0, "")
@@ -85,13 +89,33 @@ def test_killed_at_random_moments_nothing_is_lost_or_trained_twice(tmp_path: Pat
     assert (toll.lost, toll.trained_twice, toll.other_rows, toll.other_states) == (0, 0, 0, 0)
 
 
+def test_a_run_folder_is_named_after_what_is_not_the_default(tmp_path: Path):
+    asked: Any = {
+        "corpus": None, "tokenizer": None, "values": {"optim.beta1": 0.8}, "seeds": (0,),
+        "resources": ONE_AT_ONCE, "runs": tmp_path,
+    }  # fmt: skip
+    run = ExperimentRequest(
+        kind="run", only="baseline", profile="paper", protocol="as-run", name=None, **asked
+    )
+    assert run.folder == tmp_path / "run-baseline-paper-optim.beta1=0.8"
+    search = SearchRequest(
+        profile="quick", space="mine/space.py:one", budget="steps:8", objective="heldout_loss",
+        scheduler=None, name=None, **asked,
+    )  # fmt: skip
+    assert search.folder == tmp_path / "search-mine_space.py:one-steps:8"
+    assert replace(search, name="mine").folder == tmp_path / "mine"
+    with pytest.raises(ValueError, match=r"--name is '\.\.': it must be a plain name"):
+        replace(search, name="..")
+
+
 def test_the_run_folder_tells_what_hyperparameters_range_over(tmp_path: Path):
-    experiment, _ = build_search(
-        space="open-ended", budget="steps:8", objective="heldout_loss", scheduler=None, seed=0,
-        folder=tmp_path / "search", profile="quick", protocol="as-run", values={},
+    request = SearchRequest(
+        space="open-ended", budget="steps:8", objective="heldout_loss", scheduler=None, seeds=(0,),
+        name=None, runs=tmp_path, profile="quick", values={},
         corpus=str(write_corpus(tmp_path / "tiny.jsonl")), tokenizer=None,
         resources=ONE_AT_ONCE,
     )  # fmt: skip
+    experiment, _ = build_search(request)
     domains = experiment.describe()["domains"]
     assert domains["optim.beta1"] == [0.8, 0.98]
     assert domains["optim.decay_fraction"] == [0.1, 0.9], "only some points have it"

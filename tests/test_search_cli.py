@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from searches import Driver
 from tiny import write_corpus
 
@@ -15,11 +16,11 @@ import quarterhour.tune.cli
 from quarterhour.analysis.chapters.search.results import rerun_command
 from quarterhour.analysis.runs import load_run
 from quarterhour.tune.cli import main
-from quarterhour.tune.ledger import TrialSpec
+from quarterhour.tune.ledger import read_spec
 from quarterhour.tune.places import plan_resources
 from quarterhour.tune.run_folder import Status
 from quarterhour.tune.search.queue import waiting_points
-from quarterhour.tune.search.settings import build_search, read_search
+from quarterhour.tune.search.settings import SearchRequest, build_search, read_search
 
 Quarterhour = Callable[..., tuple[int, str, str]]
 
@@ -117,12 +118,12 @@ BAD_INPUT = [
         "runs/search was made with data.fingerprint",
     ),
     ("search --name spaced --space good.py:space", "runs/spaced was made with search.space_hash"),
-    ("search --from runs/damaged", "runs/damaged/experiment.json is damaged"),
-    ("search --name damaged", "runs/damaged/experiment.json is damaged"),
+    ("search --from runs/damaged", "runs/damaged/experiment.json cannot be read"),
+    ("search --name damaged", "runs/damaged/experiment.json cannot be read"),
     ("search --name grid", "runs/grid was made with search None"),
     ("enqueue nosuch optim.beta1=0.9", "nosuch is no search"),
     ("enqueue runs/grid optim.beta1=0.9", "runs/grid is no search"),
-    ("enqueue runs/damaged optim.beta1=0.9", "runs/damaged/experiment.json is damaged"),
+    ("enqueue runs/damaged optim.beta1=0.9", "runs/damaged/experiment.json cannot be read"),
     ("enqueue runs/search model.n_heads=3", "model.d_head is 32 and must be one of [8, 16]"),
     ("enqueue runs/spaced optim.beta1=0.9", "its space good.py:space has changed since"),
     ("enqueue runs/search optim.beta3=0.9", "unknown key 'optim.beta3' (did you mean optim.beta"),
@@ -171,11 +172,12 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_search(name: str, space: str, trials: int) -> None:
     """A run folder as `quarterhour search` leaves it, with trials that took no time."""
-    experiment, search = build_search(
-        space=space, budget="steps:8", objective="heldout_loss", scheduler=None, seed=0,
-        profile="quick", protocol="as-run", corpus="tiny.jsonl", tokenizer=None, values={},
-        folder=Path("runs") / name, resources=plan_resources(1, 0),
+    request = SearchRequest(
+        space=space, budget="steps:8", objective="heldout_loss", scheduler=None, seeds=(0,),
+        profile="quick", corpus="tiny.jsonl", tokenizer=None, values={},
+        name=name, runs=Path("runs"), resources=plan_resources(1, 0),
     )  # fmt: skip
+    experiment, search = build_search(request)
     with experiment.opened():
         if trials:
             Driver(search, trials=trials).run()
@@ -267,6 +269,53 @@ def test_status_tells_states_best_cost_and_rate(quarterhour: Quarterhour):
         assert part in output
 
 
+def test_status_tells_stopped_trials_from_running_ones_and_counts_what_was_trained(
+    quarterhour: Quarterhour, folder: Path
+):
+    run = folder / "runs/search"
+    assert Driver(read_search(run), trials=7, first_points=[]).next()
+    (run / "elapsed.json").write_text('{"seconds": 1800}')
+    output = quarterhour("status", "runs/search")[1]
+    assert "STOPPED trials go on when the search is started again" in output
+    assert "COMPLETE 6 STOPPED 1" in output
+    assert "12.0 trials an hour over 0.50 hours" in output
+    adopted = json.loads((run / "0000/result.json").read_text()) | {"adopted_from": "runs/grid/0"}
+    (run / "0000/result.json").write_text(json.dumps(adopted))
+    with FileLock(run / ".lock"):
+        output = quarterhour("status", "runs/search")[1]
+    assert "COMPLETE 6 RUNNING 1" in output
+    assert "STOPPED" not in output
+    assert "10.0 trials an hour over 0.50 hours" in output
+
+
+def test_status_loads_neither_torch_nor_a_sampler(folder: Path):
+    script = (
+        "import sys\nfrom quarterhour.tune.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    print(*sys.modules)"
+    )
+    command = [sys.executable, "-c", script, "status", "runs/search"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.stderr == ""
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert "pandas" in loaded
+    heavy = {"torch", "ray", "optuna", "matplotlib", "scipy.stats", "transformers"}
+    assert not heavy & loaded
+
+
+def test_a_search_says_how_many_results_it_takes_from_where(
+    quarterhour: Quarterhour, monkeypatch: pytest.MonkeyPatch
+):
+    def stops(*_: object) -> None:
+        raise SystemExit(0)
+
+    monkeypatch.setattr("quarterhour.tune.cluster.searcher.run_search", stops)
+    command = "search --name new --budget steps:8 --corpus tiny.jsonl"
+    sources = "--from runs/search --from runs/begun"
+    output = quarterhour(*command.split(), *sources.split())[1]
+    assert "results taken: 6 from runs/search, 0 from runs/begun (same budget," in output
+    assert "results taken" not in quarterhour(*command.split())[1]
+
+
 def test_an_enqueued_point_waits_with_the_searchs_budget(quarterhour: Quarterhour, folder: Path):
     command = "enqueue runs/search optim.learning_rate=2e-3 data.seq_len=64 optim.schedule=linear"
     code, output, errors = quarterhour(*command.split())
@@ -285,24 +334,20 @@ def test_an_enqueued_point_waits_with_the_searchs_budget(quarterhour: Quarterhou
     assert "that point is trial 0006 of runs/search already" in errors
 
 
-def test_the_command_of_a_trial_is_that_trial(
-    quarterhour: Quarterhour, folder: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_command_of_a_trial_is_that_trial(quarterhour: Quarterhour, folder: Path):
     search = read_search(folder / "runs/search")
     point = {"optim.learning_rate": 1.7e-3 / 3, "optim.schedule": "linear", "model.n_layers": 2}
     trial = search.trial(6, search.config_of(point), "sampler")
     trial.write_config()
-    trial.write_result(Status.COMPLETE, {"step": 8})
+    names = ("train_loss_last", "eval_loss", "heldout_loss", "heldout_bits_per_byte")
+    trial.write_result(Status.COMPLETE, {"step": 8} | dict.fromkeys(names, 3.0))
+    (trial.folder / "samples.json").write_text('[{"prompt": "The", "continuation": " end"}]')
     command = rerun_command(load_run(folder / "runs/search"), trial.folder)
-    shown: list[TrialSpec] = []
-    monkeypatch.setattr(
-        "quarterhour.tune.commands.train._print_result", lambda _, s: shown.append(s)
-    )
     code, output, _ = quarterhour(*shlex.split(command)[1:])
     assert code == 0, output
-    assert [spec.folder for spec in shown] == [Path("runs/search-0006/baseline/seed0")]
-    assert shown[0].key == trial.key
-    result = shown[0].result()
+    spec = read_spec(folder / "runs/search-0006/baseline/seed0")
+    assert spec.key == trial.key
+    result = spec.result()
     assert result
     assert result.adopted_from == "runs/search/0006"
 

@@ -22,9 +22,9 @@ from selenium.webdriver.chrome.service import Service
 from tiny import tiny_config, write_corpus
 
 from quarterhour.search_spaces.reference import SIX
-from quarterhour.tune.commands.tensorboard import serve
 from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.run_folder import Status, read_rows
+from quarterhour.tune.tensorboard_server import serve
 from quarterhour.tune.training.recorder import Recorder
 
 BROWSER = shutil.which("chromium")

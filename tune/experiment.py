@@ -25,7 +25,14 @@ from quarterhour.search_spaces.reference import reference_configurations
 from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.machine import best_precision, describe_hardware
 from quarterhour.tune.places import Resources
-from quarterhour.tune.run_folder import EXPERIMENT, FORMAT_VERSION, LOCK, OWNER, read_experiment
+from quarterhour.tune.run_folder import (
+    EXPERIMENT,
+    FORMAT_VERSION,
+    LOCK,
+    OWNER,
+    owner,
+    read_experiment,
+)
 
 PACKAGES = (
     "quarterhour",
@@ -38,6 +45,45 @@ PACKAGES = (
     "numpy",
 )
 BYTES_PER_PARAMETER = 12  # of a checkpoint: weights and AdamW's two moments in fp32
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentRequest:
+    """What a command was asked to train: all six configurations, or `only` one of them.
+
+    `values` are settings by dotted path. A corpus and a tokenizer of None are the profile's.
+    Raises ValueError for a name that is a path.
+    """
+
+    kind: str
+    profile: str
+    protocol: str
+    only: str | None = None
+    corpus: str | None
+    tokenizer: str | None
+    values: Mapping[str, Any]
+    seeds: tuple[int, ...]
+    resources: Resources
+    name: str | None
+    runs: Path
+
+    def __post_init__(self) -> None:
+        if self.name and (Path(self.name).name != self.name or self.name == ".."):
+            raise ValueError(
+                f"--name is '{self.name}': it must be a plain name; --runs takes the folder"
+            )
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.runs / (self.name or self.default_name)
+
+    @property
+    def default_name(self) -> str:
+        """The run folder's name if none is given: it tells what is not the default."""
+        parts = [self.kind, self.only, self.profile, self.protocol]
+        parts += [f"{path}={value}" for path, value in self.values.items()]
+        return "-".join(part for part in parts if part and part not in ("quick", "as-run"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +115,7 @@ class Experiment:
 
     @contextmanager
     def opened(self) -> Generator[None]:
-        """Hold the run folder with its `experiment.json` written; refuse what does not fit in.
+        """Hold the run folder, with its `experiment.json` written.
 
         Raises ValueError for a folder of another experiment or in use, and for too small a disk.
         """
@@ -123,7 +169,10 @@ class Experiment:
         return domains
 
     def _merged(self, new: dict[str, Any]) -> dict[str, Any]:
-        """`new` with the seeds and the birth of the folder's own; ValueError if they differ."""
+        """`new`, with the seeds and the time of creation that the folder has already.
+
+        Raises ValueError where the folder is another experiment's.
+        """
         old = read_experiment(self.folder)
         if not old:
             return new
@@ -137,7 +186,7 @@ class Experiment:
         return new | {"created": old["created"], "seeds": seeds}
 
     def _check_disk(self) -> None:
-        """Room for every trial's checkpoint and one more that is being written."""
+        """Raises ValueError without room for all trials' checkpoints and those being written."""
         sizes = [config.model.parameters for config in self.configurations.values()]
         files = sum(sizes) * len(self.seeds) + max(sizes) * self.resources.concurrency
         needed = files * BYTES_PER_PARAMETER
@@ -150,62 +199,52 @@ class Experiment:
             )
 
 
-def owner(folder: Path) -> str | None:
-    """The process that runs trials in a run folder at this moment, and its machine, if any."""
-    path = folder / OWNER
-    try:
-        with FileLock(folder / LOCK, timeout=0):
-            return None
-    except Timeout:
-        return path.read_text() if path.exists() else None
-
-
-def build_experiment(
-    *,
-    kind: str,
-    profile: str,
-    protocol: str,
-    corpus: str | None,
-    tokenizer: str | None,
-    only: str | None,
-    values: Mapping[str, Any],
-    seeds: tuple[int, ...],
-    folder: Path,
-    resources: Resources,
-) -> Experiment:
-    """Resolve what the user asked for: all six configurations, or `only` one of them.
+def build_experiment(request: ExperimentRequest) -> Experiment:
+    """Resolve what a command was asked.
 
     Raises ValueError for anything that cannot be trained, before anything trains.
     """
-    if profile not in PROFILES:
-        raise ValueError(f"unknown profile '{profile}': use {' or '.join(PROFILES)}")
-    chosen = PROFILES[profile]
-    data = replace(
-        chosen.data,
-        corpus=corpus or chosen.data.corpus,
-        tokenizer=tokenizer or chosen.data.tokenizer,
-    )
-    chosen = replace(chosen, data=data)
-    six = reference_configurations(chosen, protocol)
-    if only and only not in six:
-        raise ValueError(f"unknown configuration '{only}': use one of {', '.join(six)}")
+    profile = _profile(request)
     # Settings are checked before the corpus is read, which may take a while.
-    settings = {"precision": best_precision(resources.device), **values}
-    six = {name: six[name].with_values(settings) for name in ([only] if only else six)}
-    tokens = prepare_tokens(data)
-    configurations = {name: _with_vocabulary(c, values, tokens) for name, c in six.items()}
+    chosen = _configurations(request, profile)
+    tokens = prepare_tokens(profile.data)
+    configurations = {
+        name: _with_vocabulary(config, request.values, tokens) for name, config in chosen.items()
+    }
     for config in configurations.values():
         Batches(tokens, config.data, config.seed)
     return Experiment(
-        kind=kind,
-        folder=folder,
-        profile=chosen,
-        protocol=protocol,
+        kind=request.kind,
+        folder=request.folder,
+        profile=profile,
+        protocol=request.protocol,
         configurations=configurations,
-        seeds=seeds,
+        seeds=request.seeds,
         tokens=tokens,
-        resources=resources,
+        resources=request.resources,
     )
+
+
+def _profile(request: ExperimentRequest) -> Profile:
+    """The profile with the corpus and the tokenizer that were asked for."""
+    if request.profile not in PROFILES:
+        raise ValueError(f"unknown profile '{request.profile}': use {' or '.join(PROFILES)}")
+    profile = PROFILES[request.profile]
+    data = replace(
+        profile.data,
+        corpus=request.corpus or profile.data.corpus,
+        tokenizer=request.tokenizer or profile.data.tokenizer,
+    )
+    return replace(profile, data=data)
+
+
+def _configurations(request: ExperimentRequest, profile: Profile) -> dict[str, TrialConfig]:
+    """The six, or one of them, with the settings that were asked for."""
+    six, only = reference_configurations(profile, request.protocol), request.only
+    if only and only not in six:
+        raise ValueError(f"unknown configuration '{only}': use one of {', '.join(six)}")
+    values = {"precision": best_precision(request.resources.device), **request.values}
+    return {name: six[name].with_values(values) for name in ([only] if only else six)}
 
 
 def _with_vocabulary(

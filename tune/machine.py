@@ -11,7 +11,7 @@ import torch
 from quarterhour.search_spaces.point import Precision
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-# Of each process on a GPU, beside its tensors: CUDA's context and kernels. Assumed, not measured.
+# CUDA's context and kernels, in each process on a GPU, beside its tensors. Assumed, not measured.
 CUDA_CONTEXT_BYTES = 500_000_000
 
 
@@ -37,7 +37,7 @@ def best_precision(device: str) -> Precision:
 
 
 def describe_hardware(device: str) -> dict[str, Any]:
-    """The machine as a result has to name it. Memory in bytes."""
+    """The machine, as a result names it. Memory in bytes."""
     cpu = torch.cpu.get_capabilities().get("cpu_name") or platform.machine()
     memory = device_memory_bytes("cpu")
     described = {"device": device, "name": cpu, "cores": os.cpu_count(), "memory_bytes": memory}
@@ -65,7 +65,7 @@ def _has_glibc() -> bool:
 def reset_peak_memory(device: torch.device) -> None:
     """Start a new measurement of `peak_memory_bytes`, where the system allows it.
 
-    What an earlier trial of this process has freed goes back first, or it would be counted.
+    Memory that an earlier trial of this process has freed is given back first: it would be counted.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

@@ -10,15 +10,15 @@ from quarterhour.search_spaces.point import TrialConfig
 from quarterhour.tune.machine import CUDA_CONTEXT_BYTES, device_memory_bytes
 from quarterhour.tune.training.memory import ACCURACY, peak_bytes
 
-# Of a GPU under "auto": shares are its multiples, so that trials can follow in one process.
+# Under "auto", shares of a GPU are multiples of this, so that one process can train many trials.
 SMALLEST_SHARE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """A running Ray cluster: machines that are alike, and what each of them gives to trials.
+    """A running Ray cluster of equal machines, and what each of them gives to trials.
 
-    All see `shared_folder`, under which the trials' folders are. `machines` has Ray's identifiers.
+    All of them see `shared_folder`, which holds the trials' folders. `machines` has Ray's names.
     """
 
     address: str
@@ -57,7 +57,7 @@ class Resources:
 
     @property
     def where(self) -> str:
-        """Of several machines, how many they are, as a headline says it."""
+        """The number of machines in a cluster, as a headline says it."""
         return f" on {len(self.cluster.machines)} machines" if self.cluster else ""
 
     @property
@@ -73,8 +73,8 @@ class Resources:
     def for_trial(self, config: TrialConfig) -> dict[str, float]:
         """What a trial asks of Ray: CPUs, a share of a GPU, bytes of its machine's memory.
 
-        A trial without a GPU takes its place's part of the memory, and that of more places where it
-        needs more. Raises TooLargeError where its predicted memory is more than it can get.
+        A trial without a GPU asks for the memory of one place, or of as many as it needs. Raises
+        TooLargeError where its predicted memory is more than it can get.
         """
         there, needed = self._memory_bytes(), peak_bytes(config, self.device)
         if self.device == "cuda":
@@ -100,7 +100,7 @@ class Resources:
         return None
 
     def _memory_bytes(self) -> int:
-        """Memory of the device for all its trials; a cluster keeps some of its machines' back."""
+        """The device's memory for all its trials. A cluster keeps some of it back."""
         if self.cluster and self.device == "cpu":
             return self.cluster.memory_bytes
         return device_memory_bytes(self.device)
@@ -121,10 +121,10 @@ def plan_resources(
     gpus_per_trial: float | str | None,
     cluster: Cluster | None = None,
 ) -> Resources:
-    """Resources of a trial: what is asked for, else a GPU each, else one core each.
+    """Resources of a trial: what the user asked for, else one GPU, else one core.
 
-    On this machine, or on those of a cluster, which are as this one is. GPUs may be "auto". Raises
-    ValueError where the machine has not what is asked for.
+    They are those of this machine, or of each machine in a cluster. GPUs may be "auto". Raises
+    ValueError where the user asked for more than the machine has.
     """
     cpus, gpus = float(os.cpu_count() or 1), float(torch.cuda.device_count())
     if cluster:
@@ -150,7 +150,7 @@ def plan_resources(
 
 
 def _asked_gpus(asked: float | str | None, gpus: float) -> float:
-    """GPUs of a trial, of the smallest one for "auto"."""
+    """GPUs of a trial; for "auto", the smallest share."""
     if asked is None:
         return min(1.0, gpus)
     try:

@@ -53,23 +53,27 @@ class _TrialBars:
     def _show_all(self, completed: float, text: str) -> None:
         self._bars.update(self._all, completed=completed, text=text)
 
-    def _show(self, spec: TrialSpec, row: Row) -> str:
-        """A trial's line; what it says besides the trial's name."""
+    def _show(self, spec: TrialSpec, row: Row) -> None:
+        """Show a trial's new row on a line of its own."""
         budget = spec.config.budget
         if spec.label not in self._tasks:
             total = budget.seconds or budget.trained_steps
             self._tasks[spec.label] = self._bars.add_task(spec.label, total=total, text="")
         done = row["seconds"] if budget.seconds else row["step"]
-        of = f" of {budget.seconds:g} s" if budget.seconds else f"/{budget.trained_steps:,}"
-        text = f"step {row['step']:>5,}{of}  train loss {row['train_loss']:.3f}"
-        self._bars.update(self._tasks[spec.label], completed=done, text=text)
+        self._bars.update(self._tasks[spec.label], completed=done, text=_text(spec, row))
         for warning in row.get("warnings", ()):
             self.console.print(f"{spec.label}: {warning}", markup=False)
-        return text
 
     def _hide(self, spec: TrialSpec) -> None:
         if spec.label in self._tasks:
             self._bars.remove_task(self._tasks.pop(spec.label))
+
+
+def _text(spec: TrialSpec, row: Row) -> str:
+    """What a trial's line says besides its name."""
+    budget = spec.config.budget
+    of = f" of {budget.seconds:g} s" if budget.seconds else f"/{budget.trained_steps:,}"
+    return f"step {row['step']:>5,}{of}  train loss {row['train_loss']:.3f}"
 
 
 class TrialsProgress(_TrialBars):
@@ -84,10 +88,10 @@ class TrialsProgress(_TrialBars):
 
     def update(self, spec: TrialSpec, row: Row) -> None:
         """Show a trial's new row, and how it ended if that is its last."""
-        text = self._show(spec, row)
+        self._show(spec, row)
         loss = row.get("heldout_loss")
         if not self.console.is_terminal and loss is not None:
-            self.console.print(f"{spec.label:<20} {text}  held-out loss {loss:.3f}")
+            self.console.print(f"{spec.label:<20} {_text(spec, row)}  held-out loss {loss:.3f}")
         self._flops[spec.label] = row["flops"]
         result = spec.result()
         if result:
@@ -116,7 +120,7 @@ class SearchProgress(_TrialBars):
         self._statuses[result.status] += 1
 
     def end(self, spec: TrialSpec, result: Result, outcome: str, best: str) -> None:
-        """Take a trial's line away; `outcome` and `best` say what came of it and of the search."""
+        """Remove a trial's line; `outcome` and `best` say how it and the search now stand."""
         self._hide(spec)
         if not self.console.is_terminal:
             adopted = f"  adopted from {result.adopted_from}" if result.adopted_from else ""

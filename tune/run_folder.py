@@ -4,6 +4,7 @@ Written down once, with the standard library alone, for all who write or read a 
 search, TensorBoard and the analysis.
 """
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -164,6 +165,22 @@ def read_experiment(folder: Path) -> dict[str, Any]:
 def run_of(trial: Path) -> Path | None:
     """The run folder that a trial's folder lies in, or None if it lies in none."""
     return next((path for path in trial.parents if (path / EXPERIMENT).exists()), None)
+
+
+def owner(folder: Path) -> str | None:
+    """The process that runs trials in a run folder at this moment, and its machine, if any."""
+    with suppress(FileNotFoundError), (folder / LOCK).open("rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return (folder / OWNER).read_text()
+    return None
+
+
+def elapsed_seconds(search: Path) -> float:
+    """Seconds that a search had run, over all its starts, when it last saved them."""
+    path = search / ELAPSED
+    return read_json(path)["seconds"] if path.exists() else 0.0
 
 
 def trial_folders(folder: Path) -> list[Path]:

@@ -29,7 +29,7 @@ from quarterhour.tune.ledger import TrialSpec, open_trials
 from quarterhour.tune.places import Resources
 from quarterhour.tune.progress import SearchProgress
 from quarterhour.tune.run_folder import read_rows
-from quarterhour.tune.search.settings import Search, build_search
+from quarterhour.tune.search.settings import Search, SearchRequest, build_search
 from quarterhour.tune.training.trial import Trial
 
 ONE_CORE = Resources(device="cpu", cpus=1, gpus=0, cpus_per_trial=1, gpus_per_trial=0)
@@ -43,11 +43,12 @@ WHOLE_TRIALS = 12
 
 
 def build(folder: Path, tokens: str, seed: int) -> tuple[Experiment, Search]:
-    experiment, search = build_search(
+    request = SearchRequest(
         space="open-ended", budget=f"tokens:{tokens}", objective="heldout_loss", scheduler=None,
-        seed=0, profile="quick", protocol="as-run", corpus=None, tokenizer=None, values={},
-        folder=folder, resources=ONE_CORE,
+        seeds=(0,), profile="quick", corpus=None, tokenizer=None, values={},
+        name=folder.name, runs=folder.parent, resources=ONE_CORE,
     )  # fmt: skip
+    experiment, search = build_search(request)
     return experiment, replace(search, seed=seed)
 
 

@@ -32,7 +32,7 @@ from quarterhour.data.tokens import TokenData
 from quarterhour.search_spaces.point import TrialConfig
 from quarterhour.search_spaces.profiles import PAPER
 from quarterhour.tune.cluster.grid import run_trials
-from quarterhour.tune.experiment import Experiment, build_experiment
+from quarterhour.tune.experiment import Experiment, ExperimentRequest, build_experiment
 from quarterhour.tune.ledger import open_trials
 from quarterhour.tune.machine import best_precision
 from quarterhour.tune.places import plan_resources
@@ -108,9 +108,9 @@ def build(folder: Path, steps: int) -> Experiment:
     documents = load_documents("builtin", max(LEAST_DOCUMENTS, shortened))
     corpus = folder / "corpus.jsonl"
     corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
-    return build_experiment(
+    request = ExperimentRequest(
         kind="grid", profile="paper", protocol="as-run", corpus=str(corpus), tokenizer="builtin",
-        only="baseline", seeds=(0,), folder=folder / "run",
+        only="baseline", seeds=(0,), name="run", runs=folder,
         resources=plan_resources(os.cpu_count(), 0),
         values={
             "model.vocab_size": PAPER.baseline.model.vocab_size,
@@ -121,6 +121,7 @@ def build(folder: Path, steps: int) -> Experiment:
             "budget.eval_batches": 1,
         },
     )  # fmt: skip
+    return build_experiment(request)
 
 
 def train_as_the_grid_does(experiment: Experiment) -> float:

@@ -1,23 +1,19 @@
-"""The commands that tell what runs have come to and are worth: report, verify."""
+"""The commands that judge finished runs and show them: verify, report."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import pandas as pd
 import typer
 from rich.console import Console
 
-from quarterhour.analysis.chapters.verify import (
-    Verdict,
-    counts,
-    verify_cells,
-    verify_orderings,
-)
-from quarterhour.analysis.runs import load_run
-from quarterhour.analysis.terminal import cells_table, orderings_table
-from quarterhour.data.files import write_folder
-from quarterhour.tune.commands.options import bad_input
+from quarterhour.tune.commands import options
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from quarterhour.analysis.runs import Run
 
 app = typer.Typer()
 TABLE_WIDTH = 100
@@ -28,16 +24,19 @@ RunFolder = Annotated[Path, typer.Argument(help="A run folder, such as runs/grid
 @app.command()
 def verify(
     folder: RunFolder,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Check a run against the published study, cell by cell; exit code 1 if a cell FAILED."""
-    with bad_input():
+    from quarterhour.analysis.chapters.verify import Verdict, counts, verify_cells, verify_orderings
+    from quarterhour.analysis.runs import load_run
+
+    with options.bad_input():
         run = load_run(folder)
         cells, orderings = verify_cells(run), verify_orderings(run)
-    is_setting = cells["setting"]
+    is_setting = cells["setting"].to_numpy()
     parts = {
-        "settings": cells.loc[is_setting.to_numpy()],
-        "cells": cells.loc[~is_setting.to_numpy()],
+        "settings": cells.loc[is_setting],
+        "cells": cells.loc[~is_setting],
         "claims": orderings,
     }
     number_of = {name: counts(part) for name, part in parts.items()}
@@ -45,14 +44,30 @@ def verify(
         tables = {name: _records(part) for name, part in parts.items()}
         print(json.dumps({"run": str(folder), "counts": number_of} | tables, indent=2))
     else:
-        console = Console()
-        wide = Console(width=max(TABLE_WIDTH, console.width))
-        wide.print(cells_table(cells), orderings_table(orderings))
-        for name, part in parts.items():
-            summary = ", ".join(f"{n} {verdict}" for verdict, n in number_of[name].items() if n)
-            wide.print(f"{len(part)} {name}: {summary}", highlight=False)
+        _print_verdicts(run, cells, orderings, number_of)
     failed = sum(number[Verdict.FAILED] for number in number_of.values())
     raise typer.Exit(1 if failed else 0)
+
+
+def _print_verdicts(
+    run: "Run",
+    cells: "pd.DataFrame",
+    orderings: "pd.DataFrame",
+    number_of: Mapping[str, Mapping[str, int]],
+) -> None:
+    from quarterhour.analysis.chapters.paper.published import differences
+    from quarterhour.analysis.chapters.verify import Verdict
+    from quarterhour.analysis.terminal import cells_table, orderings_table
+
+    wide = Console(width=max(TABLE_WIDTH, Console().width))
+    wide.print(cells_table(cells), orderings_table(orderings))
+    for name, numbers in number_of.items():
+        summary = ", ".join(f"{n} {verdict}" for verdict, n in numbers.items() if n)
+        wide.print(f"{sum(numbers.values())} {name}: {summary}", highlight=False)
+    measured = {*cells.loc[~cells["setting"], "status"], *orderings["status"]}
+    if measured <= {Verdict.MISSING, Verdict.NOT_COMPARABLE}:
+        reasons = "; ".join(differences(run).values()) or "its measures are not there yet"
+        wide.print(f"nothing in this run is comparable with the study: {reasons}", highlight=False)
 
 
 @app.command()
@@ -63,18 +78,20 @@ def report(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Folder to write, new or with an earlier report. Default: report in the first RUN."
+            help="Folder to write: new, or an earlier report. Default: report in the first RUN."
         ),
     ] = None,
 ) -> None:
     """Write tables (csv, md, tex), figures (svg, png) and report.html, a page in a single file.
 
-    Runs may be unfinished or searches. Several runs are one report, each with a chapter. An earlier
-    report in the same place is replaced.
+    A run may be a search, or unfinished. Several runs make one report with a chapter for each. An
+    earlier report in the same place is replaced.
     """
     from quarterhour.analysis.report import PAGE, write_report
+    from quarterhour.analysis.runs import load_run
+    from quarterhour.data.files import write_folder
 
-    with bad_input():
+    with options.bad_input():
         runs = [load_run(folder) for folder in folders]
         target = output or folders[0] / "report"
         _check_replaceable(target)
@@ -83,7 +100,7 @@ def report(
 
 
 def _check_replaceable(folder: Path) -> None:
-    """Raises ValueError where something else than a report would be lost."""
+    """Raises ValueError where anything but a report would be lost."""
     from quarterhour.analysis.report import CONTENTS
 
     if folder.exists() and not folder.is_dir():
@@ -96,7 +113,7 @@ def _check_replaceable(folder: Path) -> None:
         )
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+def _records(table: "pd.DataFrame") -> list[dict[str, Any]]:
     """Rows for JSON, unrounded, with null for NaN."""
     text: Any = table.to_json(orient="records", double_precision=15)
     return json.loads(text)

@@ -23,18 +23,20 @@ Tokenizer = Annotated[
     typer.Option(help="builtin, a file or folder, or a hub name. Default: the profile's."),
 ]
 MaxSteps = Annotated[
-    int | None, typer.Option(help="Stop after so many steps; the schedule stays as it is.")
+    int | None, typer.Option(help="Stop after this many steps; the schedule does not change.")
 ]
 Precision = Annotated[
-    str | None, typer.Option(help="fp32, bf16 or fp16. Default: the best of the device.")
+    str | None, typer.Option(help="fp32, bf16 or fp16. Default: the best that the device has.")
 ]
 CpusPerTrial = Annotated[
-    float | None, typer.Option(help="CPU cores of a trial. Default: 1, or a share beside a GPU.")
+    float | None,
+    typer.Option(help="CPU cores for each trial. Default: 1, or less where trials share a GPU."),
 ]
 GpusPerTrial = Annotated[
     str | None,
     typer.Option(
-        help="GPUs of a trial, e.g. 0.25; auto: what its memory needs. Default: 1 if there is one."
+        help="GPUs for each trial, e.g. 0.25, or auto: as much as its memory needs."
+        " Default: 1 if there is one."
     ),
 ]
 Address = Annotated[
@@ -44,13 +46,15 @@ Address = Annotated[
         " Default: this machine alone."
     ),
 ]
-Name = Annotated[str | None, typer.Option(help="Name of the run folder.")]
-Runs = Annotated[Path, typer.Option(help="Folder of all run folders.")]
+Name = Annotated[
+    str | None, typer.Option(help="Name of the run folder. Default: made from the options.")
+]
+Runs = Annotated[Path, typer.Option(help="Folder that holds all run folders.")]
 
 
 @contextmanager
 def bad_input() -> Generator[None]:
-    """End with one line and exit code 2 where what the user gave cannot be used."""
+    """End bad input with one line and exit code 2."""
     try:
         yield
     except ValueError as error:
@@ -61,17 +65,10 @@ def bad_input() -> Generator[None]:
         ) from error
 
 
-def named_folder(name: str | None, default: str, runs: Path) -> Path:
-    """The run folder of that name; raises ValueError for a name that is a path."""
-    if name and (Path(name).name != name or name == ".."):
-        raise ValueError(f"--name is '{name}': it must be a plain name; --runs takes the folder")
-    return runs / (name or default)
-
-
 def planned_resources(
     cpus_per_trial: float | None, gpus_per_trial: str | None, address: str | None, runs: Path
 ) -> "Resources":
-    """Resources of a trial here or on a cluster; raises ValueError for what is not there."""
+    """A trial's resources, here or on a cluster. Raises ValueError for more than there is."""
     from quarterhour.tune.places import plan_resources
 
     if address is None:
@@ -83,7 +80,7 @@ def planned_resources(
 
 @contextmanager
 def opened(experiment: "Experiment") -> Generator[None]:
-    """The experiment's folder, held; only entering it can be the user's fault."""
+    """Hold the experiment's folder. An error on entering it is bad input; a later one is not."""
     from quarterhour.tune.cluster.fit import ClusterDiedError
 
     with ExitStack() as stack:

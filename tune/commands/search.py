@@ -2,57 +2,47 @@
 
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from quarterhour.analysis.chapters.search.results import search_results
-from quarterhour.analysis.runs import load_run
-from quarterhour.analysis.terminal import best_table, seed_table, spent_text, states_table
-from quarterhour.tune.commands.options import (
-    Address,
-    Corpus,
-    CpusPerTrial,
-    GpusPerTrial,
-    Name,
-    Precision,
-    Profile,
-    Runs,
-    Tokenizer,
-    bad_input,
-    named_folder,
-    opened,
-    planned_resources,
-)  # fmt: skip
+from quarterhour.tune.commands import options
+from quarterhour.tune.run_folder import OBJECTIVES, Status, elapsed_seconds, owner
 
 if TYPE_CHECKING:
+    from quarterhour.analysis.chapters.search.results import SearchResults
     from quarterhour.tune.experiment import Experiment
+    from quarterhour.tune.ledger import TrialSpec
     from quarterhour.tune.search.settings import Search
 
 app = typer.Typer()
-DEFAULTS = {"quick", "open-ended", "heldout_loss", None}
+STOPPED = "STOPPED"
+"""How a trial without a result stands while no process trains it; it goes on at the next start."""
 
 RunFolder = Annotated[Path, typer.Argument(help="Run folder of a search, such as runs/search.")]
 
 
 @app.command()
 def search(
-    profile: Profile = "quick",
+    profile: options.Profile = "quick",
     space: Annotated[str, typer.Option(help="open-ended, or FILE.py:NAME.")] = "open-ended",
     trials: Annotated[
-        int | None, typer.Option(help="End after so many trials, the first ones counted.")
+        int | None, typer.Option(help="End after this many trials, the first points included.")
     ] = None,
     hours: Annotated[
-        float | None, typer.Option(help="Begin no trial after so many hours, all starts counted.")
+        float | None, typer.Option(help="Begin no trial after this many hours over all starts.")
     ] = None,
     from_: Annotated[
         list[Path] | None,
-        typer.Option("--from", help="Run folder whose finished trials come first; repeatable."),
+        typer.Option("--from", help="Run folder whose results come first; may be repeated."),
     ] = None,
     objective: Annotated[
-        str, typer.Option(help="A reported measure; several, with commas, give a Pareto front.")
+        str,
+        typer.Option(help="Measure to search by. Several, with commas, give a Pareto front."),
     ] = "heldout_loss",
     budget: Annotated[
         str | None,
@@ -63,51 +53,55 @@ def search(
     ] = None,
     scheduler: Annotated[
         str | None,
-        typer.Option(help="asha (default for one objective) stops the worse half early; or none."),
+        typer.Option(
+            help="asha stops the worse half early; none stops no trial."
+            " Default: asha for one objective, none for several."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the sampler and of every trial.")] = 0,
-    corpus: Corpus = None,
-    tokenizer: Tokenizer = None,
-    precision: Precision = None,
-    cpus_per_trial: CpusPerTrial = None,
-    gpus_per_trial: GpusPerTrial = None,
-    address: Address = None,
-    name: Name = None,
-    runs: Runs = Path("runs"),
+    seed: Annotated[int, typer.Option(help="Seed of the sampler and of every trial.")] = 0,
+    corpus: options.Corpus = None,
+    tokenizer: options.Tokenizer = None,
+    precision: options.Precision = None,
+    cpus_per_trial: options.CpusPerTrial = None,
+    gpus_per_trial: options.GpusPerTrial = None,
+    address: options.Address = None,
+    name: options.Name = None,
+    runs: options.Runs = Path("runs"),
 ) -> None:
-    """Search on from the six reference points: Optuna proposes, every trial has one equal budget.
+    """Search on from the six reference points: Optuna proposes, and all trials have equal budgets.
 
-    Ctrl-C stops it, the same command goes on, and larger --trials or --hours extend it; with
-    neither it goes on until it is stopped.
+    Ctrl-C stops the search and the same command goes on. Larger --trials or --hours extend it.
+    With neither it runs until it is stopped.
     """
     from quarterhour.tune.cluster.searcher import Limits, run_search
     from quarterhour.tune.progress import SearchProgress
-    from quarterhour.tune.search.settings import build_search
+    from quarterhour.tune.search.settings import SearchRequest, build_search
 
-    with bad_input():
+    with options.bad_input():
         limits = Limits(trials=trials, hours=hours)
-        given = {profile, space, objective, budget, scheduler} - DEFAULTS
-        default = "-".join(["search", *sorted(str(part).replace("/", "_") for part in given)])
-        experiment, planned = build_search(
-            space=space, budget=budget, objective=objective, scheduler=scheduler, seed=seed,
-            profile=profile, protocol="as-run", corpus=corpus, tokenizer=tokenizer,
+        request = SearchRequest(
+            space=space, budget=budget, objective=objective, scheduler=scheduler, seeds=(seed,),
+            profile=profile, corpus=corpus, tokenizer=tokenizer, name=name, runs=runs,
             values={} if precision is None else {"precision": precision},
-            folder=named_folder(name, default, runs),
-            resources=planned_resources(cpus_per_trial, gpus_per_trial, address, runs),
+            resources=options.planned_resources(cpus_per_trial, gpus_per_trial, address, runs),
         )  # fmt: skip
+        experiment, planned = build_search(request)
         first_points = planned.first_points(from_ or [])
+        taken = {source: len(planned.points_of(source)) for source in from_ or []}
     console = Console()
-    console.print(_headline(experiment, planned))
+    console.print(_headline(experiment, planned, taken))
     outside = planned.reference.keys() - {origin for origin, _ in first_points}
     if outside:
-        console.print(f"outside the space and so not trained: {', '.join(sorted(outside))}")
-    with opened(experiment):
+        console.print(f"outside the space, so not trained: {', '.join(sorted(outside))}")
+    with options.opened(experiment):
         with SearchProgress(console, trials) as progress:
             searcher = run_search(experiment, planned, first_points, limits, progress)
         complete = searcher.ended and not searcher.stopped_because
         if complete:
-            complete = _train_with_fresh_seeds(console, experiment, planned)
-        _print_results(console, planned.folder)
+            fresh = _fresh_trials(planned)
+            _train(console, experiment, fresh)
+            complete = all(spec.result() for spec in fresh)
+    _print_results(console, planned.folder, _results(planned.folder))
     if searcher.stopped_because:
         console.print(f"stopped: {searcher.stopped_because}", markup=False)
     if not complete:
@@ -116,10 +110,9 @@ def search(
         raise typer.Exit(1 if searcher.stopped_because else 130)
 
 
-def _headline(experiment: "Experiment", search: "Search") -> str:
-    """What is searched, on what."""
-    from quarterhour.tune.run_folder import OBJECTIVES
-
+def _headline(experiment: "Experiment", search: "Search", taken: Mapping[Path, int]) -> str:
+    """What is searched, on what, and how many results were taken from each other run."""
+    sources = ", ".join(f"{number} from {source}" for source, number in taken.items())
     manifest, resources = experiment.tokens.manifest, experiment.resources
     objectives = ", ".join(f"{OBJECTIVES[name]} {name}" for name in search.objectives)
     return (
@@ -128,33 +121,50 @@ def _headline(experiment: "Experiment", search: "Search") -> str:
         f" up to {resources.concurrency} at once{resources.where}\n"
         f"data {experiment.profile.data.corpus}: {manifest.train_tokens:,} tokens, fingerprint"
         f" {manifest.fingerprint}"
+        + (f"\nresults taken: {sources} (same budget, seed, precision and space)" if taken else "")
     )
 
 
-def _train_with_fresh_seeds(console: Console, experiment: "Experiment", search: "Search") -> bool:
-    """Train the best trials and the best of the six with fresh seeds; whether all have ended."""
-    from quarterhour.tune.cluster.grid import run_trials
-    from quarterhour.tune.ledger import open_trials
-    from quarterhour.tune.progress import TrialsProgress
+def _fresh_trials(search: "Search") -> "list[TrialSpec]":
+    """The best trials and the best of the six, each with fresh seeds."""
     from quarterhour.tune.search.settings import CANDIDATES
 
-    results = search_results(load_run(search.folder))
+    results = _results(search.folder)
     names = list(results.ranked()["configuration"].head(CANDIDATES))
     reference = results.best_of_reference()
     if reference is not None:
         names.append(reference["configuration"])
-    chosen = [spec for spec in search.trials() if spec.name in names]
-    fresh = search.fresh_trials(chosen)
-    todo = open_trials(fresh, search.folder.parent)
+    return search.fresh_trials([spec for spec in search.trials() if spec.name in names])
+
+
+def _train(console: Console, experiment: "Experiment", fresh: "Sequence[TrialSpec]") -> None:
+    """Train those of the trials with fresh seeds that have not finished."""
+    from quarterhour.tune.cluster.grid import run_trials
+    from quarterhour.tune.ledger import open_trials
+    from quarterhour.tune.progress import TrialsProgress
+
+    todo = open_trials(fresh, experiment.folder.parent)
     if todo:
         console.print(f"the best of the search and of the six, {len(todo)} trials with fresh seeds")
         with TrialsProgress(console, todo, len(fresh) - len(todo)) as progress:
             run_trials(todo, experiment.tokens, experiment.resources, progress)
-    return all(spec.result() for spec in fresh)
 
 
-def _print_results(console: Console, folder: Path) -> None:
+def _results(folder: Path) -> "SearchResults":
+    """What a search has come to. While no process runs it, no trial is RUNNING."""
+    from quarterhour.analysis.chapters.search.results import search_results
+    from quarterhour.analysis.runs import load_run
+
     results = search_results(load_run(folder))
+    if owner(folder):
+        return results
+    stopped = {"status": {Status.RUNNING: STOPPED}}
+    return replace(results, searched=results.searched.replace(stopped))
+
+
+def _print_results(console: Console, folder: Path, results: "SearchResults") -> None:
+    from quarterhour.analysis.terminal import best_table, seed_table, spent_text, states_table
+
     tables = [states_table(results), best_table(results), seed_table(results)]
     for table in tables:
         if table.rows:
@@ -168,45 +178,37 @@ def enqueue(
     folder: RunFolder,
     settings: Annotated[list[str], typer.Argument(help="Settings, e.g. optim.learning_rate=2e-3.")],
 ) -> None:
-    """Add a point to a search, which trains it next; what is not given is the baseline's."""
-    from quarterhour.search_spaces.open_ended import locate
+    """Add a point to a search, which trains it next. What you leave out is the baseline's."""
     from quarterhour.search_spaces.point import parse_assignment
-    from quarterhour.tune.search.queue import add_point, waiting_points
+    from quarterhour.tune.search.queue import add_point
     from quarterhour.tune.search.settings import read_search
 
-    with bad_input():
-        planned = read_search(folder)
+    with options.bad_input():
         values = dict(parse_assignment(text) for text in settings)
-        fixed = [path for path in values if not path.startswith(("model.", "optim.", "data."))]
-        if fixed:
-            raise ValueError(f"{fixed[0]} is the same for all trials of a search: leave it out")
-        config = planned.config_of(values)
-        locate(planned.space, planned.baseline, config)
-        key = config.key(planned.data_fingerprint)
-        same = [spec for spec in planned.trials() if spec.key == key]
-        if same:
-            raise ValueError(f"that point is trial {same[0].name} of {folder} already")
-        waiting = [other.key(planned.data_fingerprint) for _, other in waiting_points(folder)]
-        if key in waiting:
-            raise ValueError(f"that point waits in {folder} already")
-        add_point(folder, config)
+        add_point(folder, read_search(folder).new_config(values))
     Console().print(f"{folder} trains it next; if it is not running, start it again")
 
 
 @app.command()
 def status(folder: RunFolder) -> None:
-    """Show how far a search is, also while it runs: states, best, cost, rate, what is running."""
-    from quarterhour.tune.experiment import owner
-    from quarterhour.tune.search.settings import SearchClock
-
+    """Show how far a search is, also while it runs: states, best trials, cost, rate."""
     console = Console()
-    with bad_input():
-        results = search_results(load_run(folder))
+    with options.bad_input():
+        results, hours = _results(folder), elapsed_seconds(folder) / 3600
     process = owner(folder)
     console.print(f"{folder}: " + (f"running, process {process}" if process else "not running"))
-    _print_results(console, folder)
-    hours = SearchClock(folder).seconds / 3600
-    console.print(f"{len(results.searched) / hours:.1f} trials an hour over {hours:.2f} hours")
+    if STOPPED in set(results.searched["status"]):
+        console.print(f"{STOPPED} trials go on when the search is started again")
+    _print_results(console, folder, results)
+    if hours:
+        rate = _trained(results) / hours
+        console.print(f"{rate:.1f} trials an hour over {hours:.2f} hours")
+
+
+def _trained(results: "SearchResults") -> int:
+    """How many trials have ended here; adopted ones took no time."""
+    own = results.searched.loc[results.searched["adopted_from"].isna(), "status"]
+    return int(own.isin([status for status in Status if status.ended]).sum())
 
 
 @app.command()
@@ -217,11 +219,10 @@ def dashboard(
     """Open optuna-dashboard on a search, on this machine alone; Ctrl-C ends it."""
     from optuna_dashboard import run_server
 
-    from quarterhour.tune.experiment import owner
     from quarterhour.tune.search.settings import read_search
     from quarterhour.tune.search.study import LedgerStudy, open_storage
 
-    with bad_input():
+    with options.bad_input():
         planned = read_search(folder)
         if not owner(folder):
             study = LedgerStudy(planned)

@@ -8,30 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from quarterhour.analysis.chapters.paper.comparison import beside_published, write_csv
-from quarterhour.analysis.chapters.paper.published import differences
-from quarterhour.analysis.runs import load_run
-from quarterhour.analysis.terminal import comparison_table
-from quarterhour.tune.commands.options import (
-    Address,
-    Corpus,
-    CpusPerTrial,
-    GpusPerTrial,
-    MaxSteps,
-    Name,
-    Precision,
-    Profile,
-    Protocol,
-    Runs,
-    Tokenizer,
-    bad_input,
-    named_folder,
-    opened,
-    planned_resources,
-)  # fmt: skip
-from quarterhour.tune.run_folder import SAMPLES
+from quarterhour.tune.commands import options
+from quarterhour.tune.run_folder import SAMPLES, TABLES
 
 if TYPE_CHECKING:
+    from quarterhour.analysis.chapters.paper.comparison import Comparison
+    from quarterhour.analysis.runs import Run
     from quarterhour.tune.experiment import Experiment
     from quarterhour.tune.ledger import TrialSpec
 
@@ -41,43 +23,51 @@ TABLE_WIDTH = 100
 
 @app.command()
 def grid(
-    profile: Profile = "quick",
-    protocol: Protocol = "as-run",
-    seeds: Annotated[int, typer.Option(help="Seeds of each configuration.")] = 1,
-    corpus: Corpus = None,
-    tokenizer: Tokenizer = None,
-    max_steps: MaxSteps = None,
-    precision: Precision = None,
-    cpus_per_trial: CpusPerTrial = None,
-    gpus_per_trial: GpusPerTrial = None,
-    address: Address = None,
-    name: Name = None,
-    runs: Runs = Path("runs"),
+    profile: options.Profile = "quick",
+    protocol: options.Protocol = "as-run",
+    seeds: Annotated[int, typer.Option(help="Number of seeds for each configuration.")] = 1,
+    corpus: options.Corpus = None,
+    tokenizer: options.Tokenizer = None,
+    max_steps: options.MaxSteps = None,
+    precision: options.Precision = None,
+    cpus_per_trial: options.CpusPerTrial = None,
+    gpus_per_trial: options.GpusPerTrial = None,
+    address: options.Address = None,
+    name: options.Name = None,
+    runs: options.Runs = Path("runs"),
 ) -> None:
     """Train the six reference configurations under Ray Tune; print the paper's tables beside ours.
 
-    The same command again adopts what has finished and goes on with what has not.
+    The same command again goes on: what has finished is not trained again.
     """
+    from quarterhour.analysis.chapters.paper.comparison import beside_published, write_csv
+    from quarterhour.analysis.runs import load_run
     from quarterhour.tune.cluster.grid import run_trials
+    from quarterhour.tune.experiment import ExperimentRequest, build_experiment
     from quarterhour.tune.ledger import open_trials
     from quarterhour.tune.progress import TrialsProgress
 
-    with bad_input():
+    with options.bad_input():
         if seeds < 1:
             raise ValueError(f"--seeds is {seeds}: it must be at least 1")
-        experiment = _experiment(
-            "grid", None, profile=profile, protocol=protocol, corpus=corpus, tokenizer=tokenizer,
+        request = ExperimentRequest(
+            kind="grid", profile=profile, protocol=protocol, corpus=corpus, tokenizer=tokenizer,
             values=_settings(max_steps, precision), seeds=tuple(range(seeds)), name=name, runs=runs,
-            resources=planned_resources(cpus_per_trial, gpus_per_trial, address, runs),
+            resources=options.planned_resources(cpus_per_trial, gpus_per_trial, address, runs),
         )  # fmt: skip
+        experiment = build_experiment(request)
     console = Console()
-    with opened(experiment):
+    with options.opened(experiment):
         todo = open_trials(experiment.trials(), runs)
         console.print(_headline(experiment, len(todo)))
         if todo:
             with TrialsProgress(console, todo, len(experiment.trials()) - len(todo)) as progress:
                 run_trials(todo, experiment.tokens, experiment.resources, progress)
-    _report(console, experiment)
+    measured, tables = load_run(experiment.folder), experiment.folder / TABLES
+    comparisons = beside_published(measured)
+    _print_comparisons(console, measured, comparisons)
+    write_csv(comparisons, tables)
+    console.print(f"tables as csv in {tables}")
     _end(console, experiment)
 
 
@@ -88,33 +78,36 @@ def run(
         list[str] | None,
         typer.Option("--set", help="A setting, e.g. optim.learning_rate=1e-3; may be repeated."),
     ] = None,
-    profile: Profile = "quick",
-    protocol: Protocol = "as-run",
-    corpus: Corpus = None,
-    tokenizer: Tokenizer = None,
-    max_steps: MaxSteps = None,
-    precision: Precision = None,
-    cpus_per_trial: CpusPerTrial = None,
-    gpus_per_trial: GpusPerTrial = None,
-    name: Name = None,
-    runs: Runs = Path("runs"),
+    profile: options.Profile = "quick",
+    protocol: options.Protocol = "as-run",
+    corpus: options.Corpus = None,
+    tokenizer: options.Tokenizer = None,
+    max_steps: options.MaxSteps = None,
+    precision: options.Precision = None,
+    cpus_per_trial: options.CpusPerTrial = None,
+    gpus_per_trial: options.GpusPerTrial = None,
+    name: options.Name = None,
+    runs: options.Runs = Path("runs"),
 ) -> None:
     """Train one configuration in this process, without Ray: the way to debug."""
     from quarterhour.search_spaces.point import parse_assignment
+    from quarterhour.tune.experiment import ExperimentRequest, build_experiment
     from quarterhour.tune.ledger import open_trials
 
-    with bad_input():
-        settings = dict(parse_assignment(text) for text in set_ or [])
-        values = {**settings, **_settings(max_steps, precision)}
+    with options.bad_input():
+        assigned = dict(parse_assignment(text) for text in set_ or [])
+        values = assigned | _settings(max_steps, precision)
         if cpus_per_trial is None:
             cpus_per_trial = os.cpu_count()  # nothing else runs beside it
-        experiment = _experiment(
-            "run", configuration, profile=profile, protocol=protocol, corpus=corpus,
+        request = ExperimentRequest(
+            kind="run", only=configuration, profile=profile, protocol=protocol, corpus=corpus,
             tokenizer=tokenizer, values=values, seeds=(values.get("seed", 0),), name=name,
-            runs=runs, resources=planned_resources(cpus_per_trial, gpus_per_trial, None, runs),
+            runs=runs,
+            resources=options.planned_resources(cpus_per_trial, gpus_per_trial, None, runs),
         )  # fmt: skip
+        experiment = build_experiment(request)
     console = Console()
-    with opened(experiment):
+    with options.opened(experiment):
         todo = open_trials(experiment.trials(), runs)
         console.print(_headline(experiment, len(todo)))
         for spec in todo:
@@ -125,30 +118,9 @@ def run(
 
 
 def _settings(max_steps: int | None, precision: str | None) -> dict[str, Any]:
+    """The settings that have options of their own, by dotted path."""
     settings = {"budget.max_steps": max_steps, "precision": precision}
     return {path: value for path, value in settings.items() if value is not None}
-
-
-def _experiment(
-    kind: str,
-    only: str | None,
-    *,
-    name: str | None,
-    runs: Path,
-    **asked: Any,
-) -> "Experiment":
-    """Resolve the user's options; the run folder is named after what is not the default."""
-    from quarterhour.tune.experiment import build_experiment
-
-    parts = [kind, only, asked["profile"], asked["protocol"]]
-    parts += [f"{path}={value}" for path, value in asked["values"].items()]
-    default = "-".join(part for part in parts if part and part not in ("quick", "as-run"))
-    return build_experiment(
-        kind=kind,
-        only=only,
-        folder=named_folder(name, default, runs),
-        **asked,
-    )
 
 
 def _train_here(console: Console, experiment: "Experiment", spec: "TrialSpec") -> None:
@@ -198,18 +170,15 @@ def _headline(experiment: "Experiment", n_todo: int) -> str:
     )
 
 
-def _report(console: Console, experiment: "Experiment") -> None:
-    """Print the tables and write them as csv."""
-    folder = experiment.folder / "tables"
-    measured = load_run(experiment.folder)
-    comparisons = beside_published(measured)
+def _print_comparisons(console: Console, run: "Run", comparisons: "list[Comparison]") -> None:
+    from quarterhour.analysis.chapters.paper.published import differences
+    from quarterhour.analysis.terminal import comparison_table
+
     wide = Console(width=max(TABLE_WIDTH, console.width))
     for comparison in comparisons:
         wide.print(comparison_table(comparison))
-    reasons = "; ".join(differences(measured).values()) or "none"
+    reasons = "; ".join(differences(run).values()) or "none"
     wide.print(f"Differences from the study: {reasons}.", highlight=False)
-    write_csv(comparisons, folder)
-    console.print(f"tables as csv in {folder}")
 
 
 def _end(console: Console, experiment: "Experiment") -> None:

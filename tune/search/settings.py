@@ -17,24 +17,49 @@ from quarterhour.search_spaces.budget import SearchBudget
 from quarterhour.search_spaces.open_ended import Space, load_space, locate
 from quarterhour.search_spaces.point import TrialConfig
 from quarterhour.search_spaces.profiles import PROFILES
-from quarterhour.tune.experiment import Experiment, build_experiment
+from quarterhour.tune.experiment import Experiment, ExperimentRequest, build_experiment
 from quarterhour.tune.ledger import TrialSpec, read_spec
 from quarterhour.tune.run_folder import (
     CONFIG,
     ELAPSED,
     FRESH_SEEDS,
     OBJECTIVES,
+    elapsed_seconds,
     read_experiment,
     trial_folders,
 )
 from quarterhour.tune.search.objectives import parse_objectives
+from quarterhour.tune.search.queue import waiting_points
 
 CHECKED_POINTS = 100
 SCHEDULERS = ("asha", "none")
-# At the end of a search so many of its best are trained again, with so many seeds it has not used.
+# At its end a search trains this many of its best again, with this many seeds that are new to it.
 CANDIDATES, SEEDS_OF_CANDIDATES = 3, 3
 
 FirstPoint = tuple[str, TrialConfig]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchRequest(ExperimentRequest):
+    """What `quarterhour search` was asked; its one seed is the sampler's and every trial's.
+
+    A budget of None is the tokens of the profile's baseline. A scheduler of None is asha for one
+    objective and none for several.
+    """
+
+    kind: str = "search"
+    protocol: str = "as-run"
+    space: str
+    budget: str | None
+    objective: str
+    scheduler: str | None
+
+    @property
+    def default_name(self) -> str:
+        """The run folder's name if none is given: it tells what is not the default."""
+        asked = {self.profile, self.space, self.objective, self.budget, self.scheduler}
+        given = asked - {"quick", "open-ended", "heldout_loss", None}
+        return "-".join([self.kind, *sorted(str(part).replace("/", "_") for part in given)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,20 +107,39 @@ class Search:
             origin=origin,
         )
 
-    def first_points(self, sources: Sequence[Path]) -> list[FirstPoint]:
-        """What the search begins with: finished trials of other runs, then those of the six.
+    def new_config(self, values: Mapping[str, Any]) -> TrialConfig:
+        """The configuration of a user's point, on the baseline.
 
-        What has another budget or seed, or is outside the space, is left out. Raises ValueError
-        for a source that is no run folder or was trained on other data.
+        Raises ValueError where it is no point of the space, or the search has it already.
         """
-        points = [point for source in sources for point in self._points_of(source)]
+        fixed = [path for path in values if not path.startswith(("model.", "optim.", "data."))]
+        if fixed:
+            raise ValueError(f"{fixed[0]} is the same for all trials of a search: leave it out")
+        config = self.config_of(values)
+        locate(self.space, self.baseline, config)
+        key = config.key(self.data_fingerprint)
+        for spec in self.trials():
+            if spec.key == key:
+                raise ValueError(f"that point is trial {spec.name} of {self.folder} already")
+        for _, waiting in waiting_points(self.folder):
+            if waiting.key(self.data_fingerprint) == key:
+                raise ValueError(f"that point waits in {self.folder} already")
+        return config
+
+    def first_points(self, sources: Sequence[Path]) -> list[FirstPoint]:
+        """What the search begins with: results of other runs, then those of the six in the space.
+
+        Raises ValueError for a source that is no run folder or was trained on other data.
+        """
+        points = [point for source in sources for point in self.points_of(source)]
         points += [(n, config) for n, config in self.reference.items() if self._has(config)]
-        # Each once, and the six by their names wherever they come from.
+        # Each point once. The six keep their names, wherever they come from.
         origins = {config.key(self.data_fingerprint): origin for origin, config in points}
         configs = {config.key(self.data_fingerprint): config for _, config in points}
         return [(origins[key], config) for key, config in configs.items()]
 
-    def _points_of(self, source: Path) -> list[FirstPoint]:
+    def points_of(self, source: Path) -> list[FirstPoint]:
+        """Another run's results with this search's budget, seed and precision, in its space."""
         description = read_experiment(source)
         if not description:
             raise ValueError(f"--from {source}: it is no run folder, for it has no experiment.json")
@@ -152,8 +196,7 @@ class SearchClock:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / ELAPSED
-        before = json.loads(self._path.read_text())["seconds"] if self._path.exists() else 0.0
-        self._began = time.monotonic() - before
+        self._began = time.monotonic() - elapsed_seconds(folder)
 
     @property
     def seconds(self) -> float:
@@ -165,43 +208,60 @@ class SearchClock:
         write_text(self._path, json.dumps({"seconds": self.seconds}))
 
 
-def build_search(
-    *,
-    space: str,
-    budget: str | None,
-    objective: str,
-    scheduler: str | None,
-    seed: int,
-    **asked: Any,
-) -> tuple[Experiment, Search]:
-    """Resolve what the user asked for; `asked` is for `build_experiment`.
+def build_search(request: SearchRequest) -> tuple[Experiment, Search]:
+    """Resolve what `quarterhour search` was asked.
 
     Raises ValueError for anything that cannot be searched, before anything trains.
     """
-    objectives = parse_objectives(objective)
-    scheduler = scheduler or ("asha" if len(objectives) == 1 else "none")
+    objectives = parse_objectives(request.objective)
+    scheduler = _scheduler(request.scheduler, objectives)
+    given = SearchBudget.parse(request.budget) if request.budget else None
+    experiment = build_experiment(request)
+    budget = given or SearchBudget.tokens_of(experiment.profile.baseline)
+    (seed,) = experiment.seeds
+    search = Search(
+        folder=experiment.folder,
+        data_fingerprint=experiment.tokens.manifest.fingerprint,
+        space=load_space(request.space, experiment.profile),
+        reference={
+            name: replace(budget.applied_to(config), seed=seed)
+            for name, config in experiment.configurations.items()
+        },
+        budget=budget,
+        objectives=objectives,
+        scheduler=scheduler,
+        seed=seed,
+    )
+    experiment = replace(
+        experiment,
+        configurations=search.reference,
+        search=_settings(search, request.space),
+        drawn_values=_drawn_values(search),
+    )
+    return experiment, search
+
+
+def _scheduler(asked: str | None, objectives: Sequence[str]) -> str:
+    scheduler = asked or ("asha" if len(objectives) == 1 else "none")
     if scheduler not in SCHEDULERS:
         raise ValueError(f"unknown scheduler '{scheduler}': use {' or '.join(SCHEDULERS)}")
     if scheduler == "asha" and len(objectives) > 1:
-        raise ValueError(f"--scheduler asha stops trials by one objective, not by '{objective}'")
-    parsed = SearchBudget.parse(budget) if budget else None
-    experiment = build_experiment(kind="search", only=None, seeds=(seed,), **asked)
-    parsed = parsed or SearchBudget.tokens_of(experiment.profile.baseline)
-    six = {
-        name: replace(parsed.applied_to(config), seed=seed)
-        for name, config in experiment.configurations.items()
-    }
-    settings = {
+        raise ValueError(
+            f"--scheduler asha stops trials by one objective, not by '{','.join(objectives)}'"
+        )
+    return scheduler
+
+
+def _settings(search: Search, space: str) -> dict[str, Any]:
+    """What decides a search's proposals, as `experiment.json` has it and `read_search` reads it."""
+    return {
         "space": space,
         "space_hash": _space_hash(space),
-        "budget": str(parsed),
-        "objectives": {name: OBJECTIVES[name] for name in objectives},
-        "scheduler": scheduler,
-        "seed": seed,
+        "budget": str(search.budget),
+        "objectives": {name: OBJECTIVES[name] for name in search.objectives},
+        "scheduler": search.scheduler,
+        "seed": search.seed,
     }
-    experiment = replace(experiment, configurations=six, search=settings)
-    search = _search(experiment.folder, experiment.describe())
-    return replace(experiment, drawn_values=_drawn_values(search)), search
 
 
 def read_search(folder: Path) -> Search:
@@ -212,18 +272,11 @@ def read_search(folder: Path) -> Search:
     settings = description["search"]
     if _space_hash(settings["space"]) != settings["space_hash"]:
         raise ValueError(f"{folder}: its space {settings['space']} has changed since; restore it")
-    return _search(folder, description)
-
-
-def _search(folder: Path, description: Mapping[str, Any]) -> Search:
-    """The search that `experiment.json` describes."""
-    settings = description["search"]
-    profile = PROFILES[description["profile"]]
     six = {name: TrialConfig.from_dict(c) for name, c in description["resolved"].items()}
     return Search(
         folder=folder,
         data_fingerprint=description["data"]["fingerprint"],
-        space=load_space(settings["space"], profile),
+        space=load_space(settings["space"], PROFILES[description["profile"]]),
         reference=six,
         budget=SearchBudget.parse(settings["budget"]),
         objectives=tuple(settings["objectives"]),
@@ -233,15 +286,15 @@ def _search(folder: Path, description: Mapping[str, Any]) -> Search:
 
 
 def _space_hash(space: str) -> str | None:
-    """Of a user's file, since its trials and those of a changed file are no one search."""
+    """The hash of a user's file: a changed file makes another search."""
     file = Path(space.rpartition(":")[0])
     return sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else None
 
 
 def _drawn_values(search: Search) -> dict[str, set[Any]]:
-    """What hyperparameters can be: bounds and choices of the space, and values of points from it.
+    """What hyperparameters can be: the space's bounds and choices, and values of drawn points.
 
-    Raises ValueError where a drawn point cannot be trained: before the first is.
+    Raises ValueError where a drawn point cannot be trained.
     """
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=search.seed))
     values: defaultdict[str, set[Any]] = defaultdict(set)

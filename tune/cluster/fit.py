@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Before Ray is imported, since it reads these then: no statistics, no log files of its own beside
-# ours, no change of the working directory, and no state of Tune's own, which is written for every
-# trial again and again and never read here.
+# Ray reads these when it is imported: no statistics, no log files of its own beside ours, no change
+# of the working directory. Tune's own state is not saved, since nobody reads it here.
 os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -48,7 +47,7 @@ class ClusterDiedError(RuntimeError):
 class ProgressCallback(ray_tune.Callback):
     """Passes rows on to the display, and raises ClusterDiedError where Ray has died.
 
-    Tune pickles callbacks, and a display cannot be.
+    Tune pickles callbacks, so the display, which cannot be pickled, is left out.
     """
 
     def __init__(self, progress: RowDisplay) -> None:
@@ -65,7 +64,7 @@ class ProgressCallback(ray_tune.Callback):
             self._progress.update(from_param_space(trial.config["trial"]), result)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Look whether Ray is there, which Tune does not."""
+        """Check that Ray is alive; Tune does not."""
         node = global_worker.node
         dead = node.dead_processes() if node else []
         if dead:
@@ -102,7 +101,7 @@ def fit(
                 storage_path=storage,
                 verbose=0,
                 callbacks=[ProgressCallback(progress)],
-                # Class trainables are saved by Ray at their end unless told otherwise.
+                # Ray would save a class trainable at its end.
                 checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
                 failure_config=ray_tune.FailureConfig(max_failures=MAX_FAILURES),
             ),
@@ -133,9 +132,9 @@ def _tokens_folder(tokens: TokenData, cluster: Cluster | None) -> Path:
 
 @contextmanager
 def connected(resources: Resources) -> Generator[str]:
-    """Ray as `resources` were planned for; gives a folder that all its machines see.
+    """Run Ray as `resources` were planned for; gives a folder that all its machines see.
 
-    A cluster of this machine alone is gone at the end, and so are its files.
+    A cluster of this machine alone ends with the context, and its files are deleted.
     """
     before = signal.getsignal(signal.SIGTERM)
     cluster = resources.cluster

@@ -13,7 +13,6 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
 from quarterhour.analysis.chapters.search.results import (
     best_trials,
@@ -82,6 +81,9 @@ def importances(run: Run) -> pd.DataFrame:
     `trials` is how many trials it rests on; with about as few as there are settings, it says
     little. Conditional settings count with their default where they do not apply.
     """
+    # A search's alone, and slow to import: it has scikit-learn with it.
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
     results, ranges = search_results(run), parameters(run)
     complete = results.measured()
     study = _study(complete, results.objectives, ranges)

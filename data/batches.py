@@ -42,6 +42,11 @@ class Batches:
         self.tokens = tokens
         self.config = config
         self.seed = seed
+        if len(tokens.heldout) < 2:
+            raise ValueError(
+                "the held-out documents have a single token, and none after it to score: use a"
+                " larger corpus, or another tokenizer"
+            )
         n_windows = max(0, len(tokens.train) - config.seq_len)
         n_validation = int(n_windows * VALIDATION_SHARE)
         if min(n_validation, n_windows - n_validation) < config.batch_size:

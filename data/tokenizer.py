@@ -3,7 +3,9 @@
 import hashlib
 import inspect
 import sys
+from contextlib import suppress
 from pathlib import Path
+from textwrap import shorten
 
 import huggingface_hub
 import tokenizers
@@ -23,7 +25,8 @@ def load_tokenizer(name: str) -> Tokenizer:
     """A tokenizer without truncation or padding.
 
     `name` is `builtin`, a `tokenizer.json` file, or a folder or hub name that
-    `transformers.AutoTokenizer` reads. Raises ValueError for what cannot be loaded.
+    `transformers.AutoTokenizer` reads. No code that comes with a tokenizer is run.
+    Raises ValueError for what cannot be loaded.
     """
     if name == "builtin":
         tokenizer = _builtin_tokenizer()
@@ -50,9 +53,7 @@ def _builtin_tokenizer() -> Tokenizer:
 
 
 def _train_bpe(documents: list[str]) -> Tokenizer:
-    tokenizer = Tokenizer(tokenizers.models.BPE())
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer = _byte_level(tokenizers.models.BPE())
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=BUILTIN_VOCAB_SIZE,
         initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
@@ -62,30 +63,68 @@ def _train_bpe(documents: list[str]) -> Tokenizer:
     return tokenizer
 
 
+def _byte_level(model: tokenizers.models.BPE) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    return tokenizer
+
+
 def _tokenizer_from_file(path: Path) -> Tokenizer:
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception
         raise ValueError(
-            f"tokenizer {path}: not a tokenizer.json file ({error}); pass {INSTEAD}"
+            f"tokenizer {path}: not a tokenizer.json file ({_reason(error)}); pass {INSTEAD}"
         ) from error
 
 
 def _auto_tokenizer(name: str) -> Tokenizer:
     """A folder's tokenizer, or one of the hub: from its client's own cache, else downloaded."""
+    try:
+        return _from_transformers(name)
+    except Exception as error:  # errors of several libraries, KeyError among them
+        with suppress(Exception):
+            return _from_files(Path(name))
+        raise ValueError(
+            f"tokenizer {name}: cannot be loaded ({_reason(error)}); pass {INSTEAD}"
+        ) from error
+
+
+def _from_transformers(name: str) -> Tokenizer:
     from transformers import AutoTokenizer  # loading it takes seconds; the built-in never needs it
 
-    try:
-        local = Path(name).is_dir() or _in_hub_cache(name)
-        if not local:
-            require_hub()
-        return AutoTokenizer.from_pretrained(name, local_files_only=local).backend_tokenizer
-    except Exception as error:  # errors of several libraries, KeyError among them
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"tokenizer {name}: cannot be loaded ({reason}); pass {INSTEAD}"
-        ) from error
+    local = Path(name).is_dir() or _in_hub_cache(name)
+    if not local:
+        require_hub()
+    loaded = AutoTokenizer.from_pretrained(name, local_files_only=local, trust_remote_code=False)
+    tokenizer = getattr(loaded, "backend_tokenizer", None)
+    if not isinstance(tokenizer, Tokenizer):
+        raise ValueError(f"{type(loaded).__name__} is none of the library `tokenizers`")
+    return tokenizer
+
+
+def _from_files(folder: Path) -> Tokenizer:
+    """What a folder's files say alone, where its settings are missing or ask for code to be run."""
+    if (folder / "tokenizer.json").exists():
+        return Tokenizer.from_file(str(folder / "tokenizer.json"))
+    files = (str(folder / "vocab.json"), str(folder / "merges.txt"))
+    tokenizer = _byte_level(tokenizers.models.BPE.from_file(*files))
+    alphabet = set(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    if (folder / "tokenizer_config.json").exists() or not alphabet <= tokenizer.get_vocab().keys():
+        raise ValueError("this may be another kind of BPE")
+    return tokenizer
 
 
 def _in_hub_cache(name: str) -> bool:
     return isinstance(huggingface_hub.try_to_load_from_cache(name, "tokenizer.json"), str)
+
+
+def _reason(error: Exception) -> str:
+    """An error of several lines, or of none, in one."""
+    return shorten(str(error), 200) or type(error).__name__
+
+
+def vocabulary_size(tokenizer: Tokenizer) -> int:
+    """One more than the largest id: ids need not be consecutive."""
+    return max(tokenizer.get_vocab().values(), default=-1) + 1

@@ -2,16 +2,21 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
 from tokenizers import Tokenizer
 
-from quarterhour.data.corpora import load_documents
+from quarterhour.data.corpora import corpus_files, load_documents
+from quarterhour.data.decoding import lost_share
 from quarterhour.data.files import cache_folder, write_folder, write_text
-from quarterhour.data.tokenizer import load_tokenizer
+from quarterhour.data.tokenizer import load_tokenizer, vocabulary_size
+
+# Part of a folder's name: raised when the tokens or the manifest of equal data would differ.
+FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +39,10 @@ class Manifest:
     """What a folder of tokens holds; equal fingerprints mean equal tokens.
 
     `heldout_bytes` counts the UTF-8 bytes of the held-out targets: all characters but those that
-    the first token has a part of.
+    the first token has a part of. `heldout_lost_share` is the share of the held-out text's bytes
+    that the tokens do not give back; where it is above 0, bits per byte would be wrong.
+    `heldout_copies` counts the held-out documents that are training documents too, `corpus_files`
+    the files of a corpus on disk, and `linked_files` those of them that lie outside its folder.
     """
 
     corpus_hash: str
@@ -46,6 +54,28 @@ class Manifest:
     heldout_documents: int
     heldout_tokens: int
     heldout_bytes: int
+    heldout_lost_share: float = 0.0
+    heldout_copies: int = 0
+    corpus_files: int = 0
+    linked_files: int = 0
+
+    def remarks(self) -> list[str]:
+        """What a user has to know of the data before anything trains on it."""
+        said: list[str] = []
+        if self.corpus_files:
+            links = f", {self.linked_files} of them outside the folder" * bool(self.linked_files)
+            said.append(f"read from {self.corpus_files} file{'s' * (self.corpus_files > 1)}{links}")
+        if self.heldout_copies:
+            said.append(
+                f"{self.heldout_copies} of {self.heldout_documents} held-out documents are training"
+                " documents too: the held-out loss is too low"
+            )
+        if self.heldout_lost_share:
+            said.append(
+                f"the tokenizer loses {100 * self.heldout_lost_share:.2g} % of the held-out text:"
+                " there are no bits per byte"
+            )
+        return said
 
 
 class TokenData:
@@ -73,35 +103,64 @@ def prepare_tokens(config: DataConfig) -> TokenData:
     documents = load_documents(config.corpus, config.train_documents + config.heldout_documents)
     train, heldout = _split(documents, config)
     tokenizer = load_tokenizer(config.tokenizer)
-    name = f"{_corpus_hash(train, heldout)}-{_tokenizer_hash(tokenizer)}"
+    name = f"{_corpus_hash(train, heldout)}-{_tokenizer_hash(tokenizer)}-{FORMAT}"
     folder = cache_folder() / "tokens" / name
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
         if not folder.exists():
-            write_folder(folder, lambda path: _tokenize(path, tokenizer, train, heldout))
-    return TokenData(folder)
+            try:
+                write_folder(folder, lambda path: _tokenize(path, tokenizer, train, heldout))
+            except ValueError as error:
+                raise ValueError(
+                    f"tokenizer {config.tokenizer}: {error}; pass --tokenizer with another"
+                ) from error
+    tokens = TokenData(folder)
+    files = corpus_files(config.corpus)
+    tokens.manifest = replace(
+        tokens.manifest, corpus_files=len(files), linked_files=_outside(Path(config.corpus), files)
+    )
+    return tokens
+
+
+def _outside(corpus: Path, files: list[Path]) -> int:
+    """How many of a folder's files lie elsewhere, so that links lead to them."""
+    root = corpus.resolve()
+    return sum(not file.resolve().is_relative_to(root) for file in files)
 
 
 def _tokenize(folder: Path, tokenizer: Tokenizer, train: list[str], heldout: list[str]) -> None:
     """Fill `folder` with token arrays, tokenizer and manifest."""
-    train_tokens, heldout_tokens = _encode(tokenizer, train), _encode(tokenizer, heldout)
+    heldout_ids = _encode(tokenizer, heldout)
+    dtype = _token_dtype(vocabulary_size(tokenizer))
+    train_tokens, heldout_tokens = (
+        np.fromiter(chain.from_iterable(ids), dtype)
+        for ids in (_encode(tokenizer, train), heldout_ids)
+    )
     train_tokens.tofile(folder / "train.bin")
     heldout_tokens.tofile(folder / "heldout.bin")
     tokenizer.save(str(folder / "tokenizer.json"))
-    first_token = tokenizer.encode(heldout[0], add_special_tokens=False)
-    scored_text = heldout[0][first_token.offsets[0][1] :] + "".join(heldout[1:])
+    offsets = tokenizer.encode(heldout[0], add_special_tokens=False).offsets or [(0, 0)]
+    scored_text = heldout[0][offsets[0][1] :] + "".join(heldout[1:])
     manifest = Manifest(
         corpus_hash=_corpus_hash(train, heldout),
         tokenizer_hash=_tokenizer_hash(tokenizer),
         fingerprint=_hash(train_tokens.tobytes() + b"|" + heldout_tokens.tobytes()),
-        vocab_size=tokenizer.get_vocab_size(),
+        vocab_size=vocabulary_size(tokenizer),
         train_documents=len(train),
         train_tokens=len(train_tokens),
         heldout_documents=len(heldout),
         heldout_tokens=len(heldout_tokens),
         heldout_bytes=len(scored_text.encode()),
+        heldout_lost_share=lost_share(tokenizer, heldout, heldout_ids),
+        heldout_copies=_copies(heldout, train),
     )
     write_text(folder / "manifest.json", json.dumps(asdict(manifest), indent=2))
+
+
+def _copies(texts: list[str], others: list[str]) -> int:
+    """How many of the texts are among the others; space around them does not count."""
+    known = {text.strip() for text in others}
+    return sum(text.strip() in known for text in texts)
 
 
 def _corpus_hash(train: list[str], heldout: list[str]) -> str:
@@ -124,10 +183,16 @@ def _split(documents: list[str], config: DataConfig) -> tuple[list[str], list[st
     return documents[:-heldout], documents[-heldout:]
 
 
-def _encode(tokenizer: Tokenizer, documents: list[str]) -> np.ndarray:
-    encodings = tokenizer.encode_batch(documents, add_special_tokens=False)
-    dtype = _token_dtype(tokenizer.get_vocab_size())
-    return np.concatenate([np.array(encoding.ids, dtype) for encoding in encodings])
+def _encode(tokenizer: Tokenizer, documents: list[str]) -> list[list[int]]:
+    """Each document's token ids; raises ValueError where there are none."""
+    try:
+        encodings = tokenizer.encode_batch(documents, add_special_tokens=False)
+    except Exception as error:  # the library raises plain Exception without an unknown token
+        raise ValueError(f"it cannot encode the documents ({error})") from error
+    tokens = [encoding.ids for encoding in encodings]
+    if not any(tokens):
+        raise ValueError(f"it has no token for what stands in {len(documents)} documents")
+    return tokens
 
 
 def _token_dtype(vocab_size: int) -> type[np.unsignedinteger]:

@@ -22,16 +22,18 @@ def continue_tokens(
     """`new_tokens` token ids after each prompt, drawn from the model's distribution.
 
     The model sees at most the last `seq_len` tokens, the window it was trained on. Drawn on the
-    CPU from `seed` and the prompt's place, so that equal weights give equal text.
+    CPU from `seed` and the prompt's place, so that equal weights give equal text. A prompt without
+    a token is not continued.
     """
     model.eval()
     generators = [torch.Generator().manual_seed(seed + place) for place in range(len(prompts))]
     texts = [list(prompt) for prompt in prompts]
-    for _ in range(new_tokens):
-        for text, probability_V, generator in zip(
-            texts, _next_probabilities(model, texts, seq_len), generators, strict=True
-        ):
-            text.append(int(torch.multinomial(probability_V, 1, generator=generator)))
+    begun = [place for place, text in enumerate(texts) if text]
+    for _ in range(new_tokens if begun else 0):
+        probabilities = _next_probabilities(model, [texts[place] for place in begun], seq_len)
+        for place, probability_V in zip(begun, probabilities, strict=True):
+            drawn = torch.multinomial(probability_V, 1, generator=generators[place])
+            texts[place].append(int(drawn))
     return [text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
 
 

@@ -136,6 +136,12 @@ def test_the_smallest_corpus_that_is_enough_has_a_batch_of_each_kind():
         batches(batch_size=4, seq_len=361)
 
 
+@pytest.mark.parametrize("n_heldout", [0, 1])
+def test_a_heldout_set_without_a_target_is_refused(n_heldout: int):
+    with pytest.raises(ValueError, match="a single token, and none after it"):
+        Batches(numbered_tokens(n_heldout=n_heldout), BatchConfig(batch_size=4, seq_len=8), seed=0)
+
+
 @pytest.mark.parametrize("field", ["batch_size", "seq_len"])
 def test_sizes_below_one_are_refused(field: str):
     with pytest.raises(ValueError, match=rf"data\.{field} is 0"):

@@ -59,6 +59,14 @@ def test_prompts_of_different_lengths_are_continued_as_each_would_be_alone(model
     assert together == alone
 
 
+def test_a_prompt_without_a_token_is_not_continued(model: Decoder):
+    both = continue_tokens(model, [[], [1, 2], []], new_tokens=5, seq_len=8, seed=0)
+    assert [len(drawn) for drawn in both] == [0, 5, 0]
+    alone = continue_tokens(model, [[1, 2]], new_tokens=5, seq_len=8, seed=1)
+    assert both[1] == alone[0]
+    assert continue_tokens(model, [[]], new_tokens=5, seq_len=8, seed=0) == [[]]
+
+
 def test_a_sure_model_says_what_it_is_sure_of(model: Decoder):
     model.final_norm.weight.data.mul_(1e4)
     text = [3, 1, 4]

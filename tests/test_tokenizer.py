@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from quarterhour.data.builtin import builtin_documents
+from quarterhour.data.decoding import continuation_text, prompt_tokens
 from quarterhour.data.tokenizer import load_tokenizer
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "smollm-tokenizer"
@@ -124,6 +125,90 @@ def test_without_the_hub_the_error_says_what_to_pass_instead(unreachable_hub: No
     expected = r"^tokenizer owner/none-such: cannot be loaded \(nobody answers\); pass --tokenizer "
     with pytest.raises(ValueError, match=expected):
         load_tokenizer("owner/none-such")
+
+
+def write_bpe(folder: Path, tokenizer: Tokenizer) -> Path:
+    """The two files that `tokenizers` and older versions of `transformers` save."""
+    tokenizer.model.save(str(folder))
+    return folder
+
+
+def test_vocabulary_and_merges_alone_are_a_byte_level_bpe(builtin: Tokenizer, tmp_path: Path):
+    loaded = load_tokenizer(str(write_bpe(tmp_path, builtin)))
+    text = "Two  spaces, ü and 日本\n"
+    assert encode(loaded, text) == encode(builtin, text)
+    assert loaded.decode(encode(loaded, text)) == text
+
+
+def refused_folder(folder: Path, reason: str) -> None:
+    """It is refused in one line that has the reason."""
+    with pytest.raises(ValueError, match=rf"^tokenizer {folder}: cannot be loaded \({reason}.*\)"):
+        load_tokenizer(str(folder))
+
+
+def test_of_another_bpe_they_do_not_say_enough(tmp_path: Path, unreachable_hub: None):
+    refused_folder(
+        write_bpe(tmp_path, Tokenizer(models.BPE({"a": 0}, []))), r"Couldn't .* one of: \("
+    )
+
+
+def test_nor_does_a_vocabulary_alone(tmp_path: Path, unreachable_hub: None):
+    (tmp_path / "vocab.txt").write_text("[UNK]\nthe\n")
+    refused_folder(tmp_path, r"Couldn't .* one of: \(1\) ")
+
+
+def test_a_tokenizer_of_another_library_is_named(tmp_path: Path, unreachable_hub: None):
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "ByT5Tokenizer"}')
+    refused_folder(tmp_path, "ByT5Tokenizer is none of the library")
+
+
+@pytest.fixture
+def folder_with_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tokenizer whose settings name a module beside them, which leaves a file when it is run."""
+    config = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    code = f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n"
+    (tmp_path / "own.py").write_text(code)
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    return tmp_path
+
+
+def test_code_in_a_tokenizers_folder_is_not_run(folder_with_code: Path, unreachable_hub: None):
+    refused_folder(folder_with_code, "The repository .* contains custom code")
+    assert not (folder_with_code / "ran").exists()
+
+
+def test_a_tokenizer_json_beside_the_code_is_read(
+    builtin: Tokenizer, folder_with_code: Path, unreachable_hub: None
+):
+    builtin.save(str(folder_with_code / "tokenizer.json"))
+    assert load_tokenizer(str(folder_with_code)).to_str() == builtin.to_str()
+    assert not (folder_with_code / "ran").exists()
+
+
+@pytest.mark.parametrize("scheme", ["always", "first"])
+def test_a_continuation_keeps_the_space_that_it_begins_with(scheme: str):
+    pieces = [("<unk>", 0.0), *((piece, -1.0) for piece in ("▁", "a", "b", "▁a", "▁b"))]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme=scheme)
+    prompt, continuation = encode(tokenizer, "ab"), encode(tokenizer, "ab b")[2:]
+    assert continuation_text(tokenizer, prompt, continuation) == " b"
+    assert continuation_text(tokenizer, [], encode(tokenizer, "ab b")) == "ab b"
+
+
+@given(st.text(), st.lists(st.integers(0, 8_191), max_size=9))
+def test_of_the_builtin_tokenizer_it_is_what_its_tokens_say(
+    builtin: Tokenizer, prompt: str, continuation: list[int]
+):
+    text = continuation_text(builtin, encode(builtin, prompt), continuation)
+    assert text == builtin.decode(continuation)
+
+
+def test_a_prompt_that_cannot_be_encoded_has_no_tokens():
+    words = Tokenizer(models.WordLevel({"the": 0}))
+    assert prompt_tokens(words, "the") == [0]
+    assert prompt_tokens(words, "cat") == []
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data/smollm-tokenizer is absent")

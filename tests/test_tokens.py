@@ -1,6 +1,8 @@
 import json
 import multiprocessing
 import os
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tiny import write_corpus
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
 import quarterhour.data.tokens
@@ -218,3 +220,141 @@ def test_a_count_of_documents_below_one_is_refused(field: str, count: int, tmp_p
     corpus = write_corpus(tmp_path / "corpus.jsonl", documents=22)
     with pytest.raises(ValueError, match=f"{field} is {count}"):
         prepare_tokens(config(corpus, **{field: count}))
+
+
+def prepared_texts(folder: Path, train: list[str], heldout: list[str], tokenizer: str) -> TokenData:
+    """The texts, prepared as they are: the first to train on, the others held out."""
+    corpus = write_texts(folder / "corpus.jsonl", train + heldout)
+    counts = {"train_documents": len(train), "heldout_documents": len(heldout)}
+    return prepare_tokens(DataConfig(corpus=str(corpus), tokenizer=tokenizer, **counts))
+
+
+def saved(folder: Path, tokenizer: Tokenizer) -> str:
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return str(folder / "tokenizer.json")
+
+
+WORDS = {"<unk>": 0, "the": 1, "cat": 2, "sat": 3, "on": 4, "it": 5}
+LETTERS = {letter: number for number, letter in enumerate("abcdefghijklmnopqrstuvwxyz <>")}
+
+
+def word_level(pre_tokenizer: pre_tokenizers.PreTokenizer) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordLevel(WORDS, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizer
+    return tokenizer
+
+
+def byte_level(normalizer: normalizers.Normalizer, *, prefix: bool = False) -> Tokenizer:
+    tokenizer = load_tokenizer("builtin")
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
+    return tokenizer
+
+
+def metaspace() -> Tokenizer:
+    pieces = [("<unk>", 0.0), *((letter, -1.0) for letter in "▁abcdefghijklmnopqrstuvwxyz")]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "text"),
+    [
+        (lambda: load_tokenizer("builtin"), "The cat 猫\n\n sat  <unk>\ufeff"),
+        (lambda: byte_level(normalizers.Lowercase()), "the cat"),
+        (lambda: byte_level(normalizers.Sequence([]), prefix=True), "the cat  sat"),
+        (lambda: Tokenizer(models.BPE(LETTERS, [])), "the cat <unk>"),
+        (metaspace, "the cat sat"),
+        (metaspace, " the  cat"),
+    ],
+)
+def test_a_tokenizer_that_gives_the_text_back_loses_nothing(
+    tokenizer: Callable[[], Tokenizer], text: str, tmp_path: Path
+):
+    prepared = prepared_texts(tmp_path, ["the dog"], [text, text], saved(tmp_path, tokenizer()))
+    assert prepared.manifest.heldout_lost_share == 0.0
+    assert prepared.manifest.remarks() == ["read from 1 file"]
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "text", "share"),
+    [
+        (lambda: Tokenizer(models.BPE(LETTERS, [])), "the 猫", 3 / 7),
+        (lambda: Tokenizer(models.BPE(LETTERS, [], unk_token=">")), "the 猫猫", 6 / 10),
+        (lambda: word_level(pre_tokenizers.WhitespaceSplit()), "the dog sat", 5 / 11),
+        (lambda: word_level(pre_tokenizers.Split("\n", "isolated")), "the\nunk", 4 / 7),
+        (lambda: word_level(pre_tokenizers.WhitespaceSplit()), "the  cat\n", 3 / 9),
+        (lambda: byte_level(normalizers.Lowercase()), "The Cat", 2 / 7),
+        (lambda: byte_level(normalizers.NFKC()), "ﬁt", 3 / 4),
+        (lambda: byte_level(normalizers.Strip()), "  the\n", 3 / 6),
+        (metaspace, "the\ncat 猫", 4 / 11),
+    ],
+)
+def test_text_that_a_tokenizer_loses_is_told(
+    tokenizer: Callable[[], Tokenizer], text: str, share: float, tmp_path: Path
+):
+    prepared = prepared_texts(tmp_path, ["the cat"], [text, text], saved(tmp_path, tokenizer()))
+    assert prepared.manifest.heldout_lost_share == pytest.approx(share)
+    (_, told) = prepared.manifest.remarks()
+    assert told.startswith(f"the tokenizer loses {100 * share:.2g} % of the held-out text")
+
+
+def test_a_text_changed_without_a_character_lost_is_told_too(tmp_path: Path):
+    """The decoder moves the spaces: what they were is not known from the tokens."""
+    tokenizer = Tokenizer(models.WordPiece(WORDS | {"-": 6}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokens = prepared_texts(tmp_path, ["the cat"], ["the-cat sat"], saved(tmp_path, tokenizer))
+    assert tokens.manifest.heldout_lost_share == pytest.approx(1 / 11)
+
+
+def test_documents_of_both_sets_are_counted(tmp_path: Path):
+    tokens = prepared_texts(tmp_path, ["one", "two\n", "three"], ["two", "four", "one"], "builtin")
+    assert tokens.manifest.heldout_copies == 2
+    assert tokens.manifest.remarks()[1].startswith("2 of 3 held-out documents are training docu")
+
+
+def test_a_manifest_of_an_older_version_is_read(tmp_path: Path):
+    prepared = prepared_texts(tmp_path, ["the cat"], ["the cat sat"], "builtin")
+    older = tmp_path / "older"
+    shutil.copytree(prepared.folder, older)
+    manifest = json.loads((older / "manifest.json").read_text())
+    for name in ("heldout_lost_share", "heldout_copies", "corpus_files", "linked_files"):
+        del manifest[name]
+    (older / "manifest.json").write_text(json.dumps(manifest))
+    assert TokenData(older).manifest.remarks() == []
+
+
+@pytest.mark.parametrize("largest", [30, 450, 2**16 - 1, 2**16, 70_000])
+def test_the_vocabulary_reaches_to_the_largest_id(largest: int, tmp_path: Path):
+    tokenizer = saved(tmp_path, Tokenizer(models.BPE(LETTERS | {"é": largest}, [])))
+    prepared = prepared_texts(tmp_path, ["aé"], ["éa"], tokenizer)
+    assert prepared.manifest.vocab_size == largest + 1
+    assert (prepared.train.tolist(), prepared.heldout.tolist()) == ([0, largest], [largest, 0])
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (models.WordLevel({"the": 0}), "cannot encode the documents .WordLevel error: Missing"),
+        (models.WordPiece({"the": 0}), "cannot encode the documents .WordPiece error: Missing"),
+        (models.Unigram([("a", 0.0)]), "cannot encode the documents .Encountered an unknown to"),
+        (models.BPE({"a": 0}, []), "has no token for what stands in 1 doc"),
+        (models.BPE(), "has no token for what stands in 1 doc"),
+    ],
+)
+def test_a_tokenizer_that_does_not_fit_the_corpus_is_named(
+    model: models.Model, reason: str, tmp_path: Path
+):
+    tokenizer = saved(tmp_path, Tokenizer(model))
+    with pytest.raises(ValueError, match=f"^tokenizer {tokenizer}: it {reason}.*; pass --token"):
+        prepared_texts(tmp_path, ["the"], ["猫"], tokenizer)
+
+
+def test_a_document_without_a_token_is_skipped(tmp_path: Path):
+    letters = saved(tmp_path, Tokenizer(models.BPE({"a": 0, "b": 1}, [])))
+    prepared = prepared_texts(tmp_path, ["猫", "ab"], ["猫", "ba"], letters)
+    assert (prepared.train.tolist(), prepared.heldout.tolist()) == ([0, 1], [1, 0])
+    assert prepared.manifest.heldout_lost_share == 3 / 5

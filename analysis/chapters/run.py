@@ -32,6 +32,12 @@ def remarks(run: Run) -> list[str]:
         said.append("One seed: a difference between configurations may be seed noise alone.")
     if run.rows.reindex(columns=[TRIALS_ON_DEVICE]).gt(1).to_numpy().any():
         said.append("Trials shared the device: seconds and steps per second are those of sharing.")
+    if lost := run.experiment["data"].get("heldout_lost_share"):
+        said.append(
+            f"The tokenizer loses {100 * lost:.2g} % of the held-out text: no bits per byte."
+        )
+    if copies := run.experiment["data"].get("heldout_copies"):
+        said.append(f"Held-out documents that are training documents too: {copies}.")
     if kinds := differences(run):
         said.append(f"Not comparable with the study: other {', '.join(kinds)}.")
     return said

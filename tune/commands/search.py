@@ -121,6 +121,7 @@ def _headline(experiment: "Experiment", search: "Search", taken: Mapping[Path, i
         f" up to {resources.concurrency} at once{resources.where}\n"
         f"data {experiment.profile.data.corpus}: {manifest.train_tokens:,} tokens, fingerprint"
         f" {manifest.fingerprint}"
+        + "".join(f"\n{remark}" for remark in manifest.remarks())
         + (f"\nresults taken: {sources} (same budget, seed, precision and space)" if taken else "")
     )
 

@@ -147,7 +147,9 @@ def _print_result(console: Console, spec: "TrialSpec") -> None:
     result = spec.result()
     if result and not result.reason:
         names = ("train_loss_last", "eval_loss", "heldout_loss", "heldout_bits_per_byte")
-        losses = ", ".join(f"{name} {result.metrics[name]:.3f}" for name in names)
+        losses = ", ".join(
+            f"{name} {result.metrics[name]:.3f}" for name in names if name in result.metrics
+        )
         console.print(f"{spec.label}: {losses}")
         sample = json.loads((spec.folder / SAMPLES).read_text())[0]
         console.print(f"sample: {sample['prompt']}{sample['continuation']}", markup=False)
@@ -167,6 +169,7 @@ def _headline(experiment: "Experiment", n_todo: int) -> str:
         f"data {data.corpus}: {manifest.train_documents} documents, {manifest.train_tokens:,}"
         f" tokens, {manifest.heldout_documents} held out; tokenizer {data.tokenizer},"
         f" {manifest.vocab_size:,} entries; fingerprint {manifest.fingerprint}"
+        + "".join(f"\n{remark}" for remark in manifest.remarks())
     )
 
 

@@ -23,6 +23,7 @@ from quarterhour.tune.run_folder import (
     CONFIG,
     ELAPSED,
     FRESH_SEEDS,
+    HELDOUT_BITS_PER_BYTE,
     OBJECTIVES,
     elapsed_seconds,
     read_experiment,
@@ -217,6 +218,11 @@ def build_search(request: SearchRequest) -> tuple[Experiment, Search]:
     scheduler = _scheduler(request.scheduler, objectives)
     given = SearchBudget.parse(request.budget) if request.budget else None
     experiment = build_experiment(request)
+    if HELDOUT_BITS_PER_BYTE in objectives and experiment.tokens.manifest.heldout_lost_share:
+        raise ValueError(
+            f"--objective {HELDOUT_BITS_PER_BYTE}: there are none where a tokenizer loses text; use"
+            " heldout_loss, or pass --tokenizer with another"
+        )
     budget = given or SearchBudget.tokens_of(experiment.profile.baseline)
     (seed,) = experiment.seeds
     search = Search(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from quarterhour.data.batches import Batches
+from quarterhour.data.decoding import continuation_text, prompt_tokens
 from quarterhour.data.tokens import TokenData
 from quarterhour.model.sampling import PROMPTS, continue_tokens
 from quarterhour.tune.run_folder import (
@@ -94,32 +95,36 @@ def leaky_metrics(trainer: Trainer, batches: Batches) -> Row:
 
 
 def heldout_metrics(trainer: Trainer, batches: Batches) -> Row:
-    """Loss in nats a token, and in bits a byte, which does not depend on the tokenizer."""
+    """Loss in nats a token, and in bits a byte, which does not depend on the tokenizer.
+
+    Text that the tokenizer loses would count as known without a bit: then bits a byte are left out.
+    """
     heldout = _on_device(batches.heldout(), trainer.device)
     losses = torch.stack([trainer.loss(batch_BT) for batch_BT in heldout]).tolist()
     nats = 0.0
     for loss, batch_BT in zip(losses, heldout, strict=True):  # sum() rounds by Python's version
         nats += loss * batch_BT[:, 1:].numel()
     manifest = batches.tokens.manifest
-    return {
-        HELDOUT_LOSS: nats / (manifest.heldout_tokens - 1),
-        HELDOUT_BITS_PER_BYTE: nats / math.log(2) / manifest.heldout_bytes,
-    }
+    row: Row = {HELDOUT_LOSS: nats / (manifest.heldout_tokens - 1)}
+    if not manifest.heldout_lost_share:
+        row[HELDOUT_BITS_PER_BYTE] = nats / math.log(2) / manifest.heldout_bytes
+    return row
 
 
 def continue_prompts(trainer: Trainer, tokens: TokenData) -> list[Sample]:
     """The five prompts, and what the model continues them with."""
     tokenizer = tokens.tokenizer()
+    prompts = [prompt_tokens(tokenizer, prompt) for prompt in PROMPTS]
     continuations = continue_tokens(
         trainer.model,
-        [tokenizer.encode(prompt, add_special_tokens=False).ids for prompt in PROMPTS],
+        prompts,
         new_tokens=SAMPLE_TOKENS,
         seq_len=trainer.config.data.seq_len,
         seed=trainer.config.seed,
     )
     return [
-        {"prompt": prompt, "continuation": tokenizer.decode(continuation)}
-        for prompt, continuation in zip(PROMPTS, continuations, strict=True)
+        {"prompt": text, "continuation": continuation_text(tokenizer, prompt, continuation)}
+        for text, prompt, continuation in zip(PROMPTS, prompts, continuations, strict=True)
     ]
 
 

@@ -16,6 +16,12 @@ from typing import Any, BinaryIO, TextIO, cast
 
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 BYTE_ORDER_MARK = "\ufeff"
+ENCODINGS = {  # by the byte-order mark, the longer ones first
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 END_MARK = re.compile(r"<\|endoftext\|>(?:[ \t]*\n)?")
 BETWEEN_ITEMS = " \t\r\n,"
 HEAD_CHARACTERS = 2**24  # of a text file: searched for an end mark
@@ -55,28 +61,40 @@ def _checked(text: Any, place: str) -> str:
     return text
 
 
+def _read_json_lines(path: Path) -> Places:
+    for number, line in enumerate(_lines(path), 1):
+        place = f"line {number}"
+        yield place, _parsed(line, f"{path}, {place}", lambda item: item["text"])
+
+
 def _read_json(path: Path) -> Places:
-    """Objects with a `text` field, one on each line or in a list; a list may hold mere texts."""
-    with _opened(path) as file:
-        in_list = file.read(1_000).lstrip().startswith("[")
-    unit, sources = ("item", _list_items(path)) if in_list else ("line", _lines(path))
-    for number, source in enumerate(sources, 1):
-        try:
-            item = json.loads(source)
-            text = item if in_list and isinstance(item, str) else item["text"]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ValueError(
-                f"corpus {path}, {unit} {number}: not a JSON object with a 'text' field"
-                f" ({type(error).__name__}: {error}); mend or remove the {unit}"
-            ) from error
-        yield f"{unit} {number}", text
+    """The items of a list, which may be mere texts, or objects that follow each other."""
+    for number, item in enumerate(_json_items(path), 1):
+        place = f"item {number}"
+        yield place, _parsed(item, f"{path}, {place}", _text_of_item)
 
 
-def _list_items(path: Path) -> Iterator[str]:
-    """The source of each item of a JSON list; of a broken list, the rest from there on too."""
+def _text_of_item(item: Any) -> Any:
+    return item if isinstance(item, str) else item["text"]
+
+
+def _parsed(source: str, place: str, text_of: Callable[[Any], Any]) -> Any:
+    try:
+        return text_of(json.loads(source))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"corpus {place}: not a JSON object with a 'text' field"
+            f" ({type(error).__name__}: {error}); mend or remove it"
+        ) from error
+
+
+def _json_items(path: Path) -> Iterator[str]:
+    """The source of each item; of what is broken, the rest from there on."""
     decode = json.JSONDecoder().raw_decode
     with _opened(path) as file:
-        rest, end = file.read(PIECE_CHARACTERS).lstrip()[1:], 0
+        rest, end = file.read(PIECE_CHARACTERS).lstrip(), 0
+        closing = "]" if rest.startswith("[") else ""
+        rest = rest.removeprefix("[")
         while True:
             while end < len(rest) and rest[end] in BETWEEN_ITEMS:
                 end += 1
@@ -91,7 +109,7 @@ def _list_items(path: Path) -> Iterator[str]:
                     break
             else:
                 yield rest[start:end]
-        if rest.rstrip() != "]":
+        if rest.rstrip() != closing:
             yield rest
 
 
@@ -181,11 +199,11 @@ def _lines(path: Path, newline: str | None = None) -> Iterator[str]:
 
 @contextmanager
 def _opened(path: Path, newline: str | None = None) -> Generator[TextIO]:
-    """A file, unpacked, as UTF-8 text without its byte-order mark, or as UTF-16 if that says so."""
+    """A file, unpacked, as UTF-8 text without its byte-order mark, or as that says."""
     try:
         with io.BufferedReader(_unpacked(path)) as file:  # pyright: ignore[reportArgumentType]
-            wide = file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-            yield io.TextIOWrapper(file, "utf-16" if wide else "utf-8-sig", newline=newline)
+            marked = (name for mark, name in ENCODINGS.items() if file.peek(4).startswith(mark))
+            yield io.TextIOWrapper(file, next(marked, "utf-8-sig"), newline=newline)
     except (OSError, UnicodeError) as error:
         raise ValueError(f"corpus {path}: cannot be read as UTF-8 text ({error})") from error
 
@@ -201,8 +219,8 @@ def _unpacked(path: Path) -> BinaryIO:
 
 
 READERS: dict[str, Callable[[Path], Places]] = {
-    ".jsonl": _read_json,
-    ".ndjson": _read_json,
+    ".jsonl": _read_json_lines,
+    ".ndjson": _read_json_lines,
     ".json": _read_json,
     ".csv": _read_csv,
     ".tsv": _read_csv,

@@ -49,6 +49,11 @@ def write_json(path: Path, items: Sequence[Any] = ROWS) -> Path:
     return path
 
 
+def write_objects(path: Path) -> Path:
+    path.write_text("\n".join(json.dumps(row, indent=2) for row in ROWS))
+    return path
+
+
 def write_csv(path: Path, delimiter: str = ",") -> Path:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["number", "text"], delimiter=delimiter)
@@ -79,6 +84,7 @@ CORPORA: dict[str, Callable[[Path], Path | str]] = {
     "txt": lambda folder: write_paragraphs(folder / "corpus.txt"),
     "folder": lambda folder: write_folder(folder / "corpus"),
     "json": lambda folder: write_json(folder / "corpus.json"),
+    "objects": lambda folder: write_objects(folder / "corpus.json"),
     "texts": lambda folder: write_json(folder / "corpus.json", TEXTS),
     "csv": lambda folder: write_csv(folder / "corpus.csv"),
     "tsv": lambda folder: write_csv(folder / "corpus.tsv", delimiter="\t"),
@@ -352,7 +358,7 @@ def test_a_path_is_a_path_and_no_pattern(kind: str, name: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", ["txt", "jsonl", "json", "csv"])
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 def test_a_byte_order_mark_is_no_part_of_a_text(kind: str, encoding: str, tmp_path: Path):
     path = Path(CORPORA[kind](tmp_path))
     path.write_text(path.read_text(encoding="utf-8"), encoding=encoding)
@@ -413,9 +419,11 @@ def test_a_late_end_mark_is_no_text_either(tmp_path: Path, monkeypatch: pytest.M
         ('[{"text": "a"}, {"text": "b"}', "item 3: not a JSON object"),
         ('[{"text": "a"}, {"text": "b"}][{"text": "c"}]', "item 3: not a JSON object"),
         ('[{"text": "a"}, {"text": "b"}, ""]', "item 3: the 'text' field holds ''"),
+        ('["a", "b", "c', "item 3: not a JSON object .*Unterminated string"),
         ('["a", "b", ' + "[" * 100_000, "item 3: not a JSON object .*Recursion"),
-        ('{"text": "a"}\n{"text": "b"}\n' + "[" * 100_000, "line 3: not a JSON .*Recursion"),
-        ('{"data": [{"text": "a"}]}', "line 1: not a JSON object .*KeyError: 'text'"),
+        ('{"text": "a"}\n{"text": "b"}\n' + "[" * 100_000, "item 3: not a JSON .*Recursion"),
+        ('{"text": "a"}\n{"text": "b"}\n]', "item 3: not a JSON object"),
+        ('{"data": [{"text": "a"}]}', "item 1: not a JSON object .*KeyError: 'text'"),
     ],
 )
 def test_a_broken_json_file_is_named_with_the_place(content: str, reason: str, tmp_path: Path):

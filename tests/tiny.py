@@ -14,13 +14,10 @@ from quarterhour.model.decoder import DecoderConfig
 from quarterhour.model.optim import OptimConfig
 from quarterhour.search_spaces.point import BudgetConfig, TrialConfig
 from quarterhour.tune.ledger import TrialSpec
-from quarterhour.tune.run_folder import Row, read_rows
+from quarterhour.tune.run_folder import COLUMNS, Row, read_rows
 from quarterhour.tune.training.trial import Trial
 
-CLOCK_AND_MACHINE = {
-    "seconds", "step_seconds", "step_seconds_std", "tokens_per_second", "eval_seconds",
-    "peak_memory_bytes", "trials_on_device",
-}  # fmt: skip
+CLOCK_AND_MACHINE = {name for name, column in COLUMNS.items() if column.of_machine}
 
 
 def write_corpus(path: Path, documents: int = 110) -> Path:

@@ -17,6 +17,7 @@ from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.run_folder import COLUMNS, Row, read_rows
 from quarterhour.tune.training.trial import Trial
 
+CPU = torch.device("cpu")
 CLOCK_AND_MACHINE = {name for name, column in COLUMNS.items() if column.of_machine}
 
 
@@ -58,9 +59,14 @@ def tiny_spec(folder: Path, tokens: TokenData, name: str = "tiny", **values: Any
     )
 
 
-def train(spec: TrialSpec, tokens: TokenData, rows: int | None = None) -> None:
+def train(
+    spec: TrialSpec,
+    tokens: TokenData,
+    rows: int | None = None,
+    device: torch.device = CPU,
+) -> None:
     """Train a trial in this process, to its end or until it has reported so many rows."""
-    reported = Trial(spec, tokens, torch.device("cpu")).rows()
+    reported = Trial(spec, tokens, device).rows()
     for number, _ in enumerate(reported, start=1):
         if number == rows:
             reported.close()

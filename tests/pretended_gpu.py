@@ -29,6 +29,16 @@ COPIES = {aten.copy_.default, aten._to_copy.default}
 READS = {"_local_scalar_dense", "nonzero", "masked_select", "equal"}
 
 
+def addmm_into(
+    x: Tensor, left: Tensor, right: Tensor, dtype: torch.dtype, *, out: Tensor
+) -> Tensor:
+    return torch.addmm(x, left.to(dtype), right.to(dtype), out=out)
+
+
+# Operators that only CUDA has, computed otherwise.
+ONLY_CUDA: dict[Any, Callable[..., Any]] = {aten.addmm.dtype_out: addmm_into}
+
+
 class OnGPU(Tensor):
     """A tensor of the pretended GPU; its numbers are in `numbers`."""
 
@@ -126,8 +136,9 @@ class Gpu(TorchDispatchMode):
 
     def _compute(self, func: Any, args: Any, kwargs: Any, on_gpu: bool) -> Any:
         if self.graph and on_gpu:
-            return self.graph.record(func, args, kwargs)
-        return func(*args, **kwargs)
+            self.graph.keep_what_is_written(func._schema.arguments, args, kwargs)
+            return self.graph.record(ONLY_CUDA.get(func, func), args, kwargs)
+        return ONLY_CUDA.get(func, func)(*args, **kwargs)
 
 
 class Graph:
@@ -148,21 +159,21 @@ class Graph:
             for whole, before in self._before.values():
                 whole.copy_(before)
 
-    def record(self, func: Any, args: Any, kwargs: Any) -> Any:
-        writes = [argument for argument in func._schema.arguments if argument.is_write]
-        given = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
-        written = [given.get(argument.name) for argument in writes]
-        for x in pytree.tree_leaves(written):
+    def keep_what_is_written(self, parameters: Any, args: Any, kwargs: Any) -> None:
+        given = dict(zip((p.name for p in parameters), args, strict=False)) | kwargs
+        for x in pytree.tree_leaves([given.get(p.name) for p in parameters if p.is_write]):
             whole = x.detach().as_strided((x.untyped_storage().nbytes() // x.itemsize,), (1,), 0)
             self._before.setdefault(whole.data_ptr(), (whole, whole.clone()))
-        results = func(*args, **kwargs)
-        self._calls.append((func, args, kwargs, results))
+
+    def record(self, compute: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        results = compute(*args, **kwargs)
+        self._calls.append((compute, args, kwargs, results))
         return results
 
     def replay(self) -> None:
         with _disable_current_modes():
-            for func, args, kwargs, results in self._calls:
-                repeated = pytree.tree_leaves(func(*args, **kwargs))
+            for compute, args, kwargs, results in self._calls:
+                repeated = pytree.tree_leaves(compute(*args, **kwargs))
                 for old, new in zip(pytree.tree_leaves(results), repeated, strict=True):
                     if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
                         old.copy_(new)
@@ -209,6 +220,16 @@ def _load(plain: Callable[..., Any]) -> Callable[..., Any]:
     return load
 
 
+def _tensor(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """From Python's numbers: torch's C++ asks CUDA itself for the memory."""
+
+    def tensor(data: Any, *, device: Any = None, **options: Any) -> Tensor:
+        made = plain(data, **options)
+        return made.to(device) if device else made
+
+    return tensor
+
+
 def _answering(value: Any) -> Callable[..., Any]:
     return lambda *_, **__: value
 
@@ -231,6 +252,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
     plain_tolist = Tensor.tolist
     monkeypatch.setattr(Tensor, "tolist", tolist)
     monkeypatch.setattr(torch, "load", _load(torch.load))
+    monkeypatch.setattr(torch, "tensor", _tensor(torch.tensor))
     monkeypatch.setattr(F, "linear", _linear(F.linear))
     answers: dict[str, Any] = {
         "is_available": True, "is_initialized": True, "is_bf16_supported": True,

@@ -14,13 +14,11 @@ from quarterhour.model.decoder import DecoderConfig
 from quarterhour.model.optim import OptimConfig
 from quarterhour.search_spaces.point import BudgetConfig, TrialConfig
 from quarterhour.tune.ledger import TrialSpec
-from quarterhour.tune.run_folder import Row, read_rows
+from quarterhour.tune.run_folder import COLUMNS, Row, read_rows
 from quarterhour.tune.training.trial import Trial
 
-CLOCK_AND_MACHINE = {
-    "seconds", "step_seconds", "step_seconds_std", "tokens_per_second", "eval_seconds",
-    "peak_memory_bytes", "trials_on_device",
-}  # fmt: skip
+CPU = torch.device("cpu")
+CLOCK_AND_MACHINE = {name for name, column in COLUMNS.items() if column.of_machine}
 
 
 def write_corpus(path: Path, documents: int = 110) -> Path:
@@ -61,9 +59,14 @@ def tiny_spec(folder: Path, tokens: TokenData, name: str = "tiny", **values: Any
     )
 
 
-def train(spec: TrialSpec, tokens: TokenData, rows: int | None = None) -> None:
+def train(
+    spec: TrialSpec,
+    tokens: TokenData,
+    rows: int | None = None,
+    device: torch.device = CPU,
+) -> None:
     """Train a trial in this process, to its end or until it has reported so many rows."""
-    reported = Trial(spec, tokens, torch.device("cpu")).rows()
+    reported = Trial(spec, tokens, device).rows()
     for number, _ in enumerate(reported, start=1):
         if number == rows:
             reported.close()

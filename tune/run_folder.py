@@ -78,6 +78,7 @@ class Column:
 TRAIN_LOSS, EVAL_LOSS, HELDOUT_LOSS = "train_loss", "eval_loss", "heldout_loss"
 HELDOUT_BITS_PER_BYTE = "heldout_bits_per_byte"
 TRIALS_ON_DEVICE, PEAK_MEMORY = "trials_on_device", "peak_memory_bytes"
+CAPTURED = "captured"
 TOKENS_PER_SECOND = "tokens_per_second"
 EVAL_CALIBRATION = "eval_calibration"
 LAYER_GRAD_NORM = "grad_norm_layer"
@@ -117,6 +118,7 @@ COLUMNS: dict[str, Column] = {
     ),
     PEAK_MEMORY: Column(label="peak memory", unit="bytes", better="minimize", of_machine=True),
     TRIALS_ON_DEVICE: Column(label="trials on the device", of_machine=True),
+    CAPTURED: Column(label="every step replayed from a CUDA graph", of_machine=True),
     "eval_seconds": Column(label="seconds of the evaluation", unit="s", of_machine=True),
     **_measures("train_batch", "training batch"),
     **_measures("eval", "leaky validation"),

@@ -95,8 +95,7 @@ class TrialTrainable(ray_tune.Trainable):
             self._trial = Trial(self._spec, self._tokens, self._device)
             self._rows = self._trial.rows()
         begin, row, done = time.monotonic(), dict[str, Any](), False
-        warnings = self._trial.checkpoints.warnings
-        n_reported = len(warnings)
+        reported = self._trial.warnings
         while not done and "heldout_loss" not in row:
             row = next(self._rows)
             done = self._spec.result() is not None
@@ -104,7 +103,7 @@ class TrialTrainable(ray_tune.Trainable):
                 break
         return row | {
             "done": done,
-            "warnings": warnings[n_reported:],
+            "warnings": [text for text in self._trial.warnings if text not in reported],
         }
 
     def cleanup(self) -> None:

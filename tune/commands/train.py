@@ -135,11 +135,12 @@ def _train_here(console: Console, experiment: "Experiment", spec: "TrialSpec") -
     torch.set_num_threads(resources.threads)
     keep_freed_memory()
     trial = Trial(spec, experiment.tokens, torch.device(resources.device))
-    warnings, n_shown = trial.checkpoints.warnings, 0
+    shown: list[str] = []
     with TrialsProgress(console, [spec], 0) as progress:
         for row in trial.rows():
-            progress.update(spec, row | {"warnings": warnings[n_shown:]})
-            n_shown = len(warnings)
+            new = [text for text in trial.warnings if text not in shown]
+            progress.update(spec, row | {"warnings": new})
+            shown += new
 
 
 def _print_result(console: Console, spec: "TrialSpec") -> None:

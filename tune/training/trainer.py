@@ -1,7 +1,7 @@
 """What a trial trains: one update, its measurements, the state to go on from.
 
 Shapes: B batch, T time, N = B · T tokens, D d_model, K bins of calibration. Nothing in the trainer
-waits for the device; on a GPU, what does not fit raises torch.OutOfMemoryError.
+waits for the device, but a GPU's first step; what does not fit there raises torch.OutOfMemoryError.
 """
 
 import time
@@ -16,6 +16,7 @@ from quarterhour.model.decoder import Decoder
 from quarterhour.model.loss import mean_cross_entropy, token_loss, token_metrics
 from quarterhour.model.optim import build_optimizer
 from quarterhour.search_spaces.point import TrialConfig
+from quarterhour.tune.training.capture import CapturedStep, on_side_stream
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 DROPOUT_STREAM = 2  # of a seed's streams of random numbers; data.batches has the others
@@ -24,7 +25,8 @@ DROPOUT_STREAM = 2  # of a seed's streams of random numbers; data.batches has th
 class Trainer:
     """Model, optimizer and loss scaler of a trial after `step` updates.
 
-    Its configuration must have its steps, measured where its budget is in seconds.
+    A GPU replays its steps but the first; where it cannot, `warnings` says so.
+    The configuration must have its steps, measured where its budget is in seconds.
     """
 
     def __init__(self, config: TrialConfig, device: torch.device) -> None:
@@ -32,9 +34,15 @@ class Trainer:
         self.device = device
         self.model = Decoder(config.model, config.seed).to(device)
         self.optimizer = build_optimizer(self.model, config.optim)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+        self.scaler = self._fresh_scaler()
         self.step = 0
         self.layer_grad_norms = torch.empty(0)
+        self.warnings: list[str] = []
+        self._captured: CapturedStep | None = None
+        self._rate = torch.zeros((), device=device)
+
+    def _fresh_scaler(self) -> torch.amp.GradScaler:
+        return torch.amp.GradScaler(self.device.type, enabled=self.config.precision == "fp16")
 
     def _autocast(self) -> AbstractContextManager[Any]:
         dtype = AUTOCAST_DTYPES.get(self.config.precision)
@@ -52,25 +60,71 @@ class Trainer:
         With `measure_layers`, `layer_grad_norms` gets the norm of each layer's part, before
         clipping.
         """
-        learning_rate = self.learning_rate
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+        self._set_learning_rate()
         self.model.train()
         if self.config.model.dropout:
             torch.manual_seed(self._dropout_seed())
+        if self.device.type == "cuda":
+            loss, norm, self.layer_grad_norms = self._update_on_gpu(batch_BT)
+        else:
+            loss, norm, self.layer_grad_norms = self._update(batch_BT, measure_layers)
+        self.step += 1
+        return loss, norm
+
+    def _set_learning_rate(self) -> None:
+        rate: float | Tensor = self.learning_rate
+        if self.device.type == "cuda":
+            rate = self._rate.fill_(rate)  # a replay reads it there
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def _update(self, batch_BT: Tensor, measure_layers: bool = True) -> tuple[Tensor, ...]:
+        """All that a device computes in a step: loss, norm, and norms of the layers if asked."""
         with self._autocast():
             hidden_ND, targets_N = self._hidden_and_targets(batch_BT)
             loss = mean_cross_entropy(hidden_ND, self.model.embedding.weight, targets_N)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
-        if measure_layers:
-            self.layer_grad_norms = self._layer_grad_norms()
+        of_layers = self._layer_grad_norms() if measure_layers else torch.empty(0)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
-        self.step += 1
-        return loss.detach(), norm
+        return loss.detach(), norm, of_layers
+
+    def _update_on_gpu(self, batch_BT: Tensor) -> tuple[Tensor, ...]:
+        """The first update as it is, and then recorded; the others replayed."""
+        if self._captured:
+            return self._captured(batch_BT)
+        measured = on_side_stream(self._update, batch_BT)
+        if not self.warnings:
+            self._capture(batch_BT)
+        return measured
+
+    def _capture(self, batch_BT: Tensor) -> None:
+        """Record the update, which changes nothing; where that fails, leave nothing half done."""
+        try:
+            self._set_capturable(True)
+            self._captured = CapturedStep(self._update, batch_BT)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            self.warnings.append(f"steps take longer than they could: no CUDA graph ({reason})")
+            self.optimizer.zero_grad()
+            scaler = self.scaler.state_dict()
+            self.scaler = self._fresh_scaler()
+            self.scaler.load_state_dict(scaler)
+        finally:
+            self._set_capturable(False)
+
+    def _set_capturable(self, capturable: bool) -> None:
+        """What AdamW demands of itself while it is recorded, and warns of at other times."""
+        for group in self.optimizer.param_groups:
+            group["capturable"] = capturable
+
+    @property
+    def captured(self) -> bool:
+        """Whether the next update is a replay."""
+        return self._captured is not None
 
     def _dropout_seed(self) -> int:
         """A function of the step, so that a resumed trial drops what an undisturbed one drops."""
@@ -125,6 +179,7 @@ class Trainer:
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self._captured = None  # of tensors that the optimizer has replaced
         self.scaler.load_state_dict(state["scaler"])
 
 

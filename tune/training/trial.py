@@ -13,6 +13,7 @@ from quarterhour.data.tokens import TokenData
 from quarterhour.tune.ledger import TrialSpec, claimed
 from quarterhour.tune.machine import peak_memory_bytes, reset_peak_memory
 from quarterhour.tune.run_folder import (
+    CAPTURED,
     EVAL_LOSS,
     HELDOUT_LOSS,
     PEAK_MEMORY,
@@ -55,6 +56,11 @@ class Trial:
         self.seconds = 0.0
         self._train_tokens = torch.from_numpy(tokens.train.astype(np.int32)).to(device)
         reset_peak_memory(device)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What went wrong without stopping the trial."""
+        return [*self.checkpoints.warnings, *self.trainer.warnings]
 
     def rows(self) -> Generator[Row]:
         """Train, and yield each row as soon as it is written; the result is there by the last.
@@ -100,10 +106,11 @@ class Trial:
     def _train_to(self, end: int) -> tuple[Row, list[Sample]]:
         """Train one window, up to `end` updates; its row and samples, evaluated where it is due."""
         evaluates = self.config.budget.evaluates_at(end)
-        trials_on_device = self.shared.trials()
+        trials_on_device, captured = self.shared.trials(), self.trainer.captured
         row, train_batch = self._train_window(range(self.trainer.step, end), evaluates)
         # Others that began or ended meanwhile have slowed this one too.
         row[TRIALS_ON_DEVICE] = max(trials_on_device, self.shared.trials())
+        row[CAPTURED] = captured
         if evaluates:
             evaluation, samples = evaluate(self.trainer, self.batches, train_batch)
             return row | evaluation, samples

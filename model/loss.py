@@ -91,11 +91,13 @@ def token_loss(hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor) -> Te
 
 
 def _logits(h_ND: Tensor, e_VD: Tensor, targets_N: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """The tokens' logits in fp32 and their targets, in blocks of METRIC_ELEMENTS.
+    """The tokens' logits in fp32 and their targets, on a CPU in blocks of METRIC_ELEMENTS.
 
-    They are computed in blocks of BLOCK_ROWS: products of a few rows take twice as long.
+    They are computed in blocks of BLOCK_ROWS, which a GPU takes whole: products of a few rows take
+    twice as long.
     """
-    rows = max(1, METRIC_ELEMENTS // len(e_VD))
+    on_cpu = h_ND.device.type == "cpu"
+    rows = max(1, METRIC_ELEMENTS // len(e_VD)) if on_cpu else BLOCK_ROWS
     buffer_RV = h_ND.new_empty(min(BLOCK_ROWS, len(h_ND)), len(e_VD))
     for h_RD, target_R in zip(h_ND.split(BLOCK_ROWS), targets_N.split(BLOCK_ROWS), strict=True):
         block_RV = torch.mm(h_RD, e_VD.T, out=buffer_RV[: len(h_RD)])
@@ -128,7 +130,8 @@ def token_metrics(
             hits_R5[:, 0],
             hits_R5.any(1),
             confidence_R,
-            logsumexp_R - (p_RV * logits_RV).sum(1),  # not a matrix product, which autocast rounds
+            # Not a matrix product, which autocast rounds; in place, since a GPU's block is large.
+            logsumexp_R - p_RV.mul_(logits_RV).sum(1),
         ]
         sums += torch.stack([measure_R.sum() for measure_R in measures_5R])
         bin_R = (confidence_R * CALIBRATION_BINS).long().clamp_(0, CALIBRATION_BINS - 1)

@@ -19,6 +19,7 @@ from quarterhour.tune.experiment import PACKAGES
 from quarterhour.tune.machine import (
     CUDA_CONTEXT_BYTES,
     best_precision,
+    compute_capability,
     describe_hardware,
     keep_freed_memory,
     peak_memory_bytes,
@@ -117,7 +118,7 @@ def memory_check(
     device: torch.device, config: TrialConfig, before: int | None, peak: int | None
 ) -> Check:
     """The peak of a trial without its process, which here has loaded other things."""
-    predicted = peak_bytes(config, device.type)
+    predicted = peak_bytes(config, device.type, compute_capability(device.type))
     if device.type == "cpu":
         predicted -= PROCESS_BYTES
     if before is None or peak is None:

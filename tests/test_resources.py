@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from quarterhour.search_spaces.profiles import PAPER, QUICK
 from quarterhour.tune.machine import CUDA_CONTEXT_BYTES, cap_gpu_memory
 from quarterhour.tune.places import Resources, TooLargeError, plan_resources
-from quarterhour.tune.training.memory import ACCURACY, peak_bytes
+from quarterhour.tune.training.memory import ACCURACY, RESERVED, peak_bytes
 from quarterhour.tune.training.sharing import SharedDevice
 
 T4_BYTES = 15_828_320_256  # what torch calls the total memory of a Tesla T4
@@ -28,6 +28,7 @@ def _t4(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     for module in ("places", "machine"):
         monkeypatch.setattr(f"quarterhour.tune.{module}.device_memory_bytes", lambda _: T4_BYTES)
+    monkeypatch.setattr("quarterhour.tune.places.compute_capability", lambda _: (7, 5))
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def test_a_trial_that_cannot_fit_its_share_is_refused(monkeypatch: pytest.Monkey
     large = PAPER.baseline.with_values({"data.batch_size": 32})
     with pytest.raises(TooLargeError, match=r"needs 4\.\d GB, and a trial has 4\.0 GB"):
         QUARTERS.for_trial(large)
-    assert BY_MEMORY.for_trial(large)["gpu"] == pytest.approx(0.3)
+    assert BY_MEMORY.for_trial(large)["gpu"] == pytest.approx(0.35)
 
 
 @pytest.mark.usefixtures("_t4")
@@ -55,7 +56,8 @@ def test_a_trial_that_cannot_fit_its_share_is_refused(monkeypatch: pytest.Monkey
 def test_auto_gives_the_predicted_memory_with_its_inaccuracy_and_no_step_more(batch_size: int):
     config = PAPER.baseline.with_values({"data.batch_size": batch_size})
     share = BY_MEMORY.for_trial(config)["gpu"]
-    needed = (peak_bytes(config, "cuda") + CUDA_CONTEXT_BYTES) * ACCURACY / T4_BYTES
+    reserved = peak_bytes(config, "cuda", (7, 5)) * RESERVED
+    needed = (reserved + CUDA_CONTEXT_BYTES) * ACCURACY / T4_BYTES
     assert needed <= share < needed + 0.05
 
 
@@ -82,7 +84,7 @@ def test_more_than_the_machine_has_is_an_error_at_once(asked: str, monkeypatch: 
 
 
 @pytest.mark.usefixtures("_t4")
-@given(share=st.floats(0.05, 1))
+@given(share=st.floats(0.06, 1))  # less would not hold CUDA's context
 def test_all_allocators_and_contexts_together_stay_within_the_gpu(share: float):
     caps: list[float] = []
     with pytest.MonkeyPatch.context() as patch:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from quarterhour.search_spaces.point import TrialConfig
-from quarterhour.tune.machine import CUDA_CONTEXT_BYTES, device_memory_bytes
-from quarterhour.tune.training.memory import ACCURACY, peak_bytes
+from quarterhour.tune.machine import CUDA_CONTEXT_BYTES, compute_capability, device_memory_bytes
+from quarterhour.tune.training.memory import ACCURACY, RESERVED, TOKEN_BYTES, peak_bytes
 
 # Under "auto", shares of a GPU are multiples of this, so that one process can train many trials.
 SMALLEST_SHARE = 0.05
@@ -34,7 +34,8 @@ class Resources:
     """What one trial gets, and how many run at once. Threads are whole, CPUs may be a fraction.
 
     `cpus` and `gpus` are those of one machine: this one, or each of a cluster's. With `by_memory`
-    each trial gets as much of a GPU as it needs, at least `gpus_per_trial`.
+    each trial gets as much of a GPU as it needs, at least `gpus_per_trial`. Each trial holds all
+    `train_tokens`.
     """
 
     device: str
@@ -43,6 +44,7 @@ class Resources:
     cpus_per_trial: float
     gpus_per_trial: float
     by_memory: bool = False
+    train_tokens: int = 0
     cluster: Cluster | None = None
 
     @property
@@ -76,9 +78,7 @@ class Resources:
         A trial without a GPU asks for the memory of one place, or of as many as it needs. Raises
         TooLargeError where its predicted memory is more than it can get.
         """
-        there, needed = self._memory_bytes(), peak_bytes(config, self.device)
-        if self.device == "cuda":
-            needed += CUDA_CONTEXT_BYTES
+        there, needed = self._memory_bytes(), self._needed_bytes(config)
         asked = {"cpu": self.cpus_per_trial, "gpu": self.gpus_per_trial}
         if not self.gpus_per_trial:
             place = int(there / self.places)
@@ -98,6 +98,12 @@ class Resources:
         except TooLargeError as error:
             return str(error)
         return None
+
+    def _needed_bytes(self, config: TrialConfig) -> float:
+        """What a trial takes of the device: on a GPU also what its allocator and CUDA keep."""
+        needed = peak_bytes(config, self.device, compute_capability(self.device))
+        needed += TOKEN_BYTES * self.train_tokens
+        return needed * RESERVED + CUDA_CONTEXT_BYTES if self.device == "cuda" else needed
 
     def _memory_bytes(self) -> int:
         """The device's memory for all its trials. A cluster keeps some of it back."""

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,20 @@ def cap_gpu_memory(share: float) -> None:
     """Keep this process's allocator within its share of the GPU, less what CUDA itself takes."""
     context = CUDA_CONTEXT_BYTES / device_memory_bytes("cuda")
     torch.cuda.set_per_process_memory_fraction(min(1.0, share) - context)
+
+
+def reached_gpu_cap(error: torch.OutOfMemoryError) -> bool:
+    """Whether this process asked for more than its cap; else others have taken the GPU's memory.
+
+    An error that does not say how much was asked for counts as the former.
+    """
+    asked = re.search(r"Tried to allocate ([\d.]+) (bytes|KiB|MiB|GiB)", str(error))
+    if not asked:
+        return True
+    unit = 1024 ** ("bytes", "KiB", "MiB", "GiB").index(asked[2])
+    at_most = (float(asked[1]) + 0.005) * unit  # the text has two digits after the point
+    cap = torch.cuda.get_per_process_memory_fraction() * device_memory_bytes("cuda")
+    return torch.cuda.memory_reserved() + at_most >= cap
 
 
 def best_precision(device: str) -> Precision:

@@ -4,6 +4,8 @@ import ctypes
 import os
 import platform
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,44 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 # (torch 2.11.0+cu130, driver 580.159.04) it was 552 MB at first, 808 after steps of all precisions
 # and about 880 with a captured graph. A process cannot measure its own: a card tells that of all.
 CUDA_CONTEXT_BYTES = 880_000_000
+
+
+def gpu_count() -> int:
+    """GPUs that torch can use; torch.cuda.device_count() counts those of an old driver too."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def why_no_gpu() -> str | None:
+    """Why torch can use no graphics card, in one line; None if it can, or there is none, or hidden.
+
+    An empty CUDA_VISIBLE_DEVICES, or -1, hides all cards.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if gpu_count() or visible in ("", "-1"):
+        return None
+    cards = graphics_cards("name", "driver_version")
+    if not cards:
+        return None
+    name, driver = cards[0].rsplit(", ", 1)
+    if not torch.backends.cuda.is_built():
+        reason = f"torch {torch.__version__} is built without CUDA; install a torch that has it"
+    elif visible is not None and not torch.cuda.device_count():
+        reason = f"CUDA_VISIBLE_DEVICES is {visible}, which is none of this machine's; unset it"
+    else:
+        reason = (
+            f"driver {driver} is too old for CUDA {torch.version.cuda} of torch"
+            f" {torch.__version__}; update the driver, or install a torch for an older CUDA"
+        )
+    return f"torch cannot use the {name}: {reason}"
+
+
+def graphics_cards(*fields: str) -> list[str]:
+    """These fields of each card, by the driver: torch sees only those that it can use."""
+    if not shutil.which("nvidia-smi"):
+        return []
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout.splitlines() if done.returncode == 0 else []
 
 
 def device_memory_bytes(device: str) -> int:

@@ -4,10 +4,14 @@ import math
 import os
 from dataclasses import dataclass
 
-import torch
-
 from quarterhour.search_spaces.point import TrialConfig
-from quarterhour.tune.machine import CUDA_CONTEXT_BYTES, compute_capability, device_memory_bytes
+from quarterhour.tune.machine import (
+    CUDA_CONTEXT_BYTES,
+    compute_capability,
+    device_memory_bytes,
+    gpu_count,
+    why_no_gpu,
+)
 from quarterhour.tune.training.memory import ACCURACY, RESERVED, TOKEN_BYTES, peak_bytes
 
 # Under "auto", shares of a GPU are multiples of this, so that one process can train many trials.
@@ -132,7 +136,7 @@ def plan_resources(
     They are those of this machine, or of each machine in a cluster. GPUs may be "auto". Raises
     ValueError where the user asked for more than the machine has.
     """
-    cpus, gpus = float(os.cpu_count() or 1), float(torch.cuda.device_count())
+    cpus, gpus = float(os.cpu_count() or 1), float(gpu_count())
     if cluster:
         cpus, gpus = cluster.cpus, cluster.gpus if gpus else 0.0  # of those that torch can use
     by_memory = gpus_per_trial == "auto"
@@ -157,12 +161,14 @@ def plan_resources(
 
 def _asked_gpus(asked: float | str | None, gpus: float) -> float:
     """GPUs of a trial; for "auto", the smallest share."""
-    if asked is None:
-        return min(1.0, gpus)
     try:
-        share = SMALLEST_SHARE if asked == "auto" else float(asked)
+        smallest = min(1.0, gpus) if asked is None else SMALLEST_SHARE
+        share = smallest if asked in (None, "auto") else float(asked)
     except ValueError:
         share = math.nan
+    reason = why_no_gpu() if asked is None or share else None
+    if reason:
+        raise ValueError(f"{reason}; or pass --gpus-per-trial 0 to train on the CPU")
     if not 0 <= share <= gpus:
         raise ValueError(
             f"--gpus-per-trial is {asked if isinstance(asked, str) else format(asked, 'g')}: this"

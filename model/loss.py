@@ -12,13 +12,20 @@ from torch import Tensor
 
 from quarterhour.model.precision import compute_dtype
 
+addmm_into = torch.ops.aten.addmm.dtype_out
 BLOCK_ROWS = 512
+GPU_BLOCK_ROWS = 2_048  # of the loss: with fewer, a GPU waits for the launches of its kernels
 BLOCK_ENTRIES = 8_192  # of the vocabulary, for the embedding's gradient of a block of rows
 METRIC_ELEMENTS = 2**20  # of a block of logits: 4 MB, which fit into a CPU's cache
 CALIBRATION_BINS = 15  # as in Guo et al. (2017)
-# Keeps small probabilities above fp16's subnormals: the reference's initial loss scale of 65,536
-# over its 4,096 tokens.
+# Keeps small gradients above fp16's subnormals on a CPU: the reference's initial loss scale of
+# 65,536 over its 4,096 tokens. On a GPU it changed no digit of the gradients' errors.
 FP16_GRAD_SCALE = 16.0
+
+
+def block_rows(device: str) -> int:
+    """Tokens whose logits the loss holds at once, on a device of that type."""
+    return BLOCK_ROWS if device == "cpu" else GPU_BLOCK_ROWS
 
 
 class _MeanCrossEntropy(torch.autograd.Function):
@@ -31,11 +38,14 @@ class _MeanCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor) -> Tensor:
         h_ND, e_VD = (x.to(compute_dtype(x)) for x in (hidden_ND, embedding_VD))
         grad_h_ND, grad_e_VD = torch.empty_like(h_ND), torch.zeros_like(embedding_VD)
-        buffer_RV = h_ND.new_empty(min(BLOCK_ROWS, len(h_ND)), len(e_VD))
+        device = h_ND.device.type
+        rows = block_rows(device)
+        buffer_RV = h_ND.new_empty(min(rows, len(h_ND)), len(e_VD))
         rows_R = torch.arange(len(buffer_RV), device=buffer_RV.device)
-        grad_scale = FP16_GRAD_SCALE if h_ND.dtype == torch.float16 else 1.0
+        is_scaled = device == "cpu" and h_ND.dtype == torch.float16
+        grad_scale = FP16_GRAD_SCALE if is_scaled else 1.0
         loss_sum = hidden_ND.new_zeros((), dtype=torch.float32)
-        blocks = zip(*(x.split(BLOCK_ROWS) for x in (h_ND, grad_h_ND, targets_N)), strict=True)
+        blocks = zip(*(x.split(rows) for x in (h_ND, grad_h_ND, targets_N)), strict=True)
         for h_RD, grad_h_RD, target_R in blocks:
             block_RV = buffer_RV[: len(h_RD)]
             loss_sum += _softmax_(block_RV, h_RD, e_VD, target_R.unsqueeze(1))
@@ -43,10 +53,7 @@ class _MeanCrossEntropy(torch.autograd.Function):
                 block_RV.mul_(grad_scale)
             block_RV[rows_R[: len(h_RD)], target_R] -= grad_scale  # scatter_add_ copies the block
             torch.mm(block_RV, e_VD, out=grad_h_RD)
-            for grad_e_CD, block_RC in zip(
-                grad_e_VD.split(BLOCK_ENTRIES), block_RV.split(BLOCK_ENTRIES, 1), strict=True
-            ):
-                grad_e_CD += block_RC.T @ h_RD
+            _add_product_(grad_e_VD, block_RV, h_RD)
         ctx.save_for_backward(grad_h_ND, grad_e_VD)
         ctx.hidden_dtype, ctx.grad_scale = hidden_ND.dtype, grad_scale
         return loss_sum / len(h_ND)
@@ -56,6 +63,18 @@ class _MeanCrossEntropy(torch.autograd.Function):
         grad_h_ND, grad_e_VD = ctx.saved_tensors
         scale = grad_outputs[0] / (ctx.grad_scale * len(grad_h_ND))
         return grad_h_ND.to(ctx.hidden_dtype) * scale, grad_e_VD.mul_(scale), None
+
+
+def _add_product_(sum_VD: Tensor, block_RV: Tensor, h_RD: Tensor) -> None:
+    """Add block.T @ h to an fp32 sum: on a GPU in fp32, elsewhere by pieces in `h`'s dtype."""
+    if sum_VD.device.type != "cuda":
+        pieces = zip(sum_VD.split(BLOCK_ENTRIES), block_RV.split(BLOCK_ENTRIES, 1), strict=True)
+        for sum_CD, block_RC in pieces:
+            sum_CD += block_RC.T @ h_RD
+    elif h_RD.dtype == torch.float32:
+        sum_VD.addmm_(block_RV.T, h_RD)
+    else:
+        addmm_into(sum_VD, block_RV.T, h_RD, torch.float32, out=sum_VD)
 
 
 def _softmax_(out_RV: Tensor, h_RD: Tensor, e_VD: Tensor, target_R1: Tensor) -> Tensor:
@@ -82,20 +101,23 @@ def mean_cross_entropy(hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tenso
 def token_loss(hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor) -> Tensor:
     """`mean_cross_entropy` without gradients, as a 0-d fp32 tensor."""
     h_ND, e_VD = (x.to(compute_dtype(x)) for x in (hidden_ND, embedding_VD))
-    buffer_RV = h_ND.new_empty(min(BLOCK_ROWS, len(h_ND)), len(e_VD))
+    rows = block_rows(h_ND.device.type)
+    buffer_RV = h_ND.new_empty(min(rows, len(h_ND)), len(e_VD))
     losses = [
         _softmax_(buffer_RV[: len(h_RD)], h_RD, e_VD, target_R.unsqueeze(1))
-        for h_RD, target_R in zip(h_ND.split(BLOCK_ROWS), targets_N.split(BLOCK_ROWS), strict=True)
+        for h_RD, target_R in zip(h_ND.split(rows), targets_N.split(rows), strict=True)
     ]
     return torch.stack(losses).sum() / len(h_ND)
 
 
 def _logits(h_ND: Tensor, e_VD: Tensor, targets_N: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """The tokens' logits in fp32 and their targets, in blocks of METRIC_ELEMENTS.
+    """The tokens' logits in fp32 and their targets, on a CPU in blocks of METRIC_ELEMENTS.
 
-    They are computed in blocks of BLOCK_ROWS: products of a few rows take twice as long.
+    They are computed in blocks of BLOCK_ROWS, which a GPU takes whole: products of a few rows take
+    twice as long.
     """
-    rows = max(1, METRIC_ELEMENTS // len(e_VD))
+    on_cpu = h_ND.device.type == "cpu"
+    rows = max(1, METRIC_ELEMENTS // len(e_VD)) if on_cpu else BLOCK_ROWS
     buffer_RV = h_ND.new_empty(min(BLOCK_ROWS, len(h_ND)), len(e_VD))
     for h_RD, target_R in zip(h_ND.split(BLOCK_ROWS), targets_N.split(BLOCK_ROWS), strict=True):
         block_RV = torch.mm(h_RD, e_VD.T, out=buffer_RV[: len(h_RD)])
@@ -128,7 +150,8 @@ def token_metrics(
             hits_R5[:, 0],
             hits_R5.any(1),
             confidence_R,
-            logsumexp_R - (p_RV * logits_RV).sum(1),  # not a matrix product, which autocast rounds
+            # Not a matrix product, which autocast rounds; in place, since a GPU's block is large.
+            logsumexp_R - p_RV.mul_(logits_RV).sum(1),
         ]
         sums += torch.stack([measure_R.sum() for measure_R in measures_5R])
         bin_R = (confidence_R * CALIBRATION_BINS).long().clamp_(0, CALIBRATION_BINS - 1)

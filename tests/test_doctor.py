@@ -91,3 +91,13 @@ def test_the_command_ends_with_1_if_a_check_failed(
         *["one", "[1]", "of", "2", "(at", "most", "1)"],
     ]
     assert last == ("1 failed" if code else "all is well")
+
+
+def test_a_graphics_card_that_torch_cannot_use_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    reason = "torch cannot use the Tesla T4: torch 2.13.0+cpu is built without CUDA"
+    monkeypatch.setattr("quarterhour.tune.self_test.why_no_gpu", lambda: reason)
+    monkeypatch.setattr("quarterhour.tune.self_test._training", lambda *_: iter(()))
+    check = found(tmp_path)["GPU"]
+    assert (check.found, check.passed) == (reason, False)

@@ -157,7 +157,9 @@ def test_trials_are_packed_by_their_own_needs(
 ):
     needed = {0: 1.7e9, 1: 0.3e9, 2: 0.3e9, 3: 2.1e9}  # of 2 GB
     monkeypatch.setattr("quarterhour.tune.places.device_memory_bytes", lambda _: 2_000_000_000)
-    monkeypatch.setattr("quarterhour.tune.places.peak_bytes", lambda config, _: needed[config.seed])
+    monkeypatch.setattr(
+        "quarterhour.tune.places.peak_bytes", lambda config, *_: needed[config.seed]
+    )
     specs = [tiny_spec(tmp_path, tokens, seed=seed) for seed in needed]
     packed = replace(QUARTERS_OF_A_GPU, gpus_per_trial=0.05, cpus_per_trial=0.1, by_memory=True)
     run(specs, tokens, packed)

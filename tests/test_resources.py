@@ -1,7 +1,9 @@
 import math
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quarterhour.search_spaces.profiles import PAPER, QUICK
-from quarterhour.tune.machine import CUDA_CONTEXT_BYTES, cap_gpu_memory
+from quarterhour.tune.cli import main
+from quarterhour.tune.machine import CUDA_CONTEXT_BYTES, cap_gpu_memory, gpu_count, why_no_gpu
 from quarterhour.tune.places import Resources, TooLargeError, plan_resources
-from quarterhour.tune.training.memory import ACCURACY, peak_bytes
+from quarterhour.tune.training.memory import ACCURACY, RESERVED, peak_bytes
 from quarterhour.tune.training.sharing import SharedDevice
 
 T4_BYTES = 15_828_320_256  # what torch calls the total memory of a Tesla T4
@@ -25,9 +28,11 @@ BY_MEMORY = Resources(
 @pytest.fixture
 def _t4(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with a GPU, as far as planning sees it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     for module in ("places", "machine"):
         monkeypatch.setattr(f"quarterhour.tune.{module}.device_memory_bytes", lambda _: T4_BYTES)
+    monkeypatch.setattr("quarterhour.tune.places.compute_capability", lambda _: (7, 5))
 
 
 @pytest.mark.parametrize(
@@ -47,7 +52,7 @@ def test_a_trial_that_cannot_fit_its_share_is_refused(monkeypatch: pytest.Monkey
     large = PAPER.baseline.with_values({"data.batch_size": 32})
     with pytest.raises(TooLargeError, match=r"needs 4\.\d GB, and a trial has 4\.0 GB"):
         QUARTERS.for_trial(large)
-    assert BY_MEMORY.for_trial(large)["gpu"] == pytest.approx(0.3)
+    assert BY_MEMORY.for_trial(large)["gpu"] == pytest.approx(0.35)
 
 
 @pytest.mark.usefixtures("_t4")
@@ -55,7 +60,8 @@ def test_a_trial_that_cannot_fit_its_share_is_refused(monkeypatch: pytest.Monkey
 def test_auto_gives_the_predicted_memory_with_its_inaccuracy_and_no_step_more(batch_size: int):
     config = PAPER.baseline.with_values({"data.batch_size": batch_size})
     share = BY_MEMORY.for_trial(config)["gpu"]
-    needed = (peak_bytes(config, "cuda") + CUDA_CONTEXT_BYTES) * ACCURACY / T4_BYTES
+    reserved = peak_bytes(config, "cuda", (7, 5)) * RESERVED
+    needed = (reserved + CUDA_CONTEXT_BYTES) * ACCURACY / T4_BYTES
     assert needed <= share < needed + 0.05
 
 
@@ -81,8 +87,103 @@ def test_more_than_the_machine_has_is_an_error_at_once(asked: str, monkeypatch: 
         plan_resources(None, asked)
 
 
+@pytest.fixture
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A made-up nvidia-smi that finds a T4; the torch of these tests may be built without CUDA."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    return write_driver(tmp_path, 'echo "Tesla T4, 450.51.06"')
+
+
+def write_driver(folder: Path, command: str) -> Path:
+    path = folder / "nvidia-smi"
+    path.write_text(f"#!/bin/sh\n{command}\n")
+    path.chmod(0o755)
+    return path
+
+
+def pretend_cuda_build(devices: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch is where the driver is too old for it: NVML counts the card, CUDA does not start."""
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+
+
+@pytest.mark.usefixtures("driver")
+def test_a_torch_without_cuda_beside_a_graphics_card_is_told(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: False)
+    told = rf"cannot use the Tesla T4: torch {re.escape(torch.__version__)} is built without CUDA"
+    assert re.search(told, why_no_gpu() or "")
+    for asked in (None, "auto", "1", "half"):
+        with pytest.raises(ValueError, match=told):
+            plan_resources(None, asked)
+    for asked in ("0", "0.0", 0):
+        assert plan_resources(None, asked).device == "cpu"
+
+
+@pytest.mark.usefixtures("driver")
+def test_a_driver_too_old_for_torch_is_told(monkeypatch: pytest.MonkeyPatch):
+    pretend_cuda_build(1, monkeypatch)
+    assert gpu_count() == 0
+    assert re.search(r"driver 450.51.06 is too old for CUDA 13.0 of torch", why_no_gpu() or "")
+
+
+@pytest.mark.usefixtures("driver")
+@pytest.mark.parametrize(
+    ("visible", "told"),
+    [
+        ("", None),
+        ("-1", None),
+        ("7", "CUDA_VISIBLE_DEVICES is 7, which is none"),
+        ("GPU-8f88c2fb", "CUDA_VISIBLE_DEVICES is GPU-8f88c2fb"),
+    ],
+)
+def test_cards_that_are_hidden_are_not_missed_and_a_wrong_name_is(
+    visible: str, told: str | None, monkeypatch: pytest.MonkeyPatch
+):
+    pretend_cuda_build(0, monkeypatch)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    reason = why_no_gpu()
+    assert told in reason if reason and told else reason is told
+    if told is None:
+        assert plan_resources(None, None).device == "cpu"
+
+
+def test_a_driver_that_finds_no_card_is_no_card(driver: Path):
+    write_driver(driver.parent, 'echo "No devices were found"; exit 6')
+    assert why_no_gpu() is None
+    driver.unlink()
+    assert why_no_gpu() is None
+
+
+@pytest.mark.usefixtures("_t4", "driver")
+def test_a_card_that_torch_can_use_is_used(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert why_no_gpu() is None
+    assert plan_resources(None, None).device == "cuda"
+
+
+@pytest.mark.usefixtures("driver")
+@pytest.mark.parametrize("command", ["grid", "run baseline", "search"])
+def test_each_command_ends_with_one_line_where_torch_cannot_use_the_card(
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    pretend_cuda_build(1, monkeypatch)
+    monkeypatch.setattr("sys.argv", ["quarterhour", *command.split(), "--runs", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("quarterhour: torch cannot use the Tesla T4: driver 450.51.06 is too")
+    assert line.endswith("; or pass --gpus-per-trial 0 to train on the CPU")
+
+
 @pytest.mark.usefixtures("_t4")
-@given(share=st.floats(0.05, 1))
+@given(share=st.floats(0.06, 1))  # less would not hold CUDA's context
 def test_all_allocators_and_contexts_together_stay_within_the_gpu(share: float):
     caps: list[float] = []
     with pytest.MonkeyPatch.context() as patch:
@@ -117,6 +218,33 @@ with SharedDevice(torch.device("cpu")).taken():
             killed.kill()
         assert shared.trials() == 1
     assert shared.trials() == 0
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("0", "1"),
+        ("1,0", "0,1"),
+        ("GPU-8f88c2fb-1183", "GPU-0b1d2c3e-4f50"),
+        ("MIG-GPU-8f88c2fb/1/0", "MIG-GPU-8f88c2fb/2/0"),
+    ],
+)
+def test_cards_and_their_parts_are_told_by_their_names(
+    names: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+):
+    first, other = names
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", first)
+    with SharedDevice(torch.device("cuda")).taken():
+        assert SharedDevice(torch.device("cuda")).trials() == 1
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", other)
+        assert SharedDevice(torch.device("cuda")).trials() == 0
+
+
+def test_a_part_of_a_card_and_the_card_do_not_meet(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-GPU-8f88c2fb/1/0")
+    with SharedDevice(torch.device("cuda")).taken():
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-GPU-8f88c2fb")
+        assert SharedDevice(torch.device("cuda")).trials() == 0
 
 
 def test_a_gpu_is_told_from_others_and_from_the_cpu(monkeypatch: pytest.MonkeyPatch):

@@ -77,6 +77,14 @@ def test_a_sure_model_says_what_it_is_sure_of(model: Decoder):
     assert sample(model, [3, 1, 4], seed=1) == text[3:]
 
 
+def test_each_token_is_the_one_that_multinomial_draws(model: Decoder):
+    text, generator = [3, 1, 4], torch.Generator().manual_seed(5)
+    for _ in range(20):
+        logits_V = model.logits(model(torch.tensor([text[-8:]])))[0, -1]
+        text.append(int(torch.multinomial(logits_V.softmax(0), 1, generator=generator)))
+    assert sample(model, [3, 1, 4], seed=5)[:20] == text[3:]
+
+
 def test_tokens_are_drawn_in_the_models_proportions(model: Decoder):
     model.embedding.weight.data.zero_()
     (drawn,) = continue_tokens(model, [[0]], new_tokens=1_500, seq_len=1, seed=0)

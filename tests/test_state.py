@@ -393,7 +393,7 @@ def _little_memory(monkeypatch: pytest.MonkeyPatch):
     """A trial may be as wide as the baseline."""
     monkeypatch.setattr("quarterhour.tune.places.device_memory_bytes", lambda _: 96e9)
     monkeypatch.setattr(
-        "quarterhour.tune.places.peak_bytes", lambda config, _: config.model.d_model * 1e9
+        "quarterhour.tune.places.peak_bytes", lambda config, *_: config.model.d_model * 1e9
     )
 
 

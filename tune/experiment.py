@@ -221,7 +221,7 @@ def build_experiment(request: ExperimentRequest) -> Experiment:
         configurations=configurations,
         seeds=request.seeds,
         tokens=tokens,
-        resources=request.resources,
+        resources=replace(request.resources, train_tokens=tokens.manifest.train_tokens),
     )
 
 

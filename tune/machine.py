@@ -3,6 +3,9 @@
 import ctypes
 import os
 import platform
+import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,48 @@ import torch
 from quarterhour.search_spaces.point import Precision
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-# CUDA's context and kernels, in each process on a GPU, beside its tensors. Assumed, not measured.
-CUDA_CONTEXT_BYTES = 500_000_000
+# What CUDA takes in each process beside its allocator: the context, kernels, libraries. On an H200
+# (torch 2.11.0+cu130, driver 580.159.04) it was 552 MB at first, 808 after steps of all precisions
+# and about 880 with a captured graph. A process cannot measure its own: a card tells that of all.
+CUDA_CONTEXT_BYTES = 880_000_000
+
+
+def gpu_count() -> int:
+    """GPUs that torch can use; torch.cuda.device_count() counts those of an old driver too."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def why_no_gpu() -> str | None:
+    """Why torch can use no graphics card, in one line; None if it can, or there is none, or hidden.
+
+    An empty CUDA_VISIBLE_DEVICES, or -1, hides all cards.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if gpu_count() or visible in ("", "-1"):
+        return None
+    cards = graphics_cards("name", "driver_version")
+    if not cards:
+        return None
+    name, driver = cards[0].rsplit(", ", 1)
+    if not torch.backends.cuda.is_built():
+        reason = f"torch {torch.__version__} is built without CUDA; install a torch that has it"
+    elif visible is not None and not torch.cuda.device_count():
+        reason = f"CUDA_VISIBLE_DEVICES is {visible}, which is none of this machine's; unset it"
+    else:
+        reason = (
+            f"driver {driver} is too old for CUDA {torch.version.cuda} of torch"
+            f" {torch.__version__}; update the driver, or install a torch for an older CUDA"
+        )
+    return f"torch cannot use the {name}: {reason}"
+
+
+def graphics_cards(*fields: str) -> list[str]:
+    """These fields of each card, by the driver: torch sees only those that it can use."""
+    if not shutil.which("nvidia-smi"):
+        return []
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout.splitlines() if done.returncode == 0 else []
 
 
 def device_memory_bytes(device: str) -> int:
@@ -22,16 +65,35 @@ def device_memory_bytes(device: str) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def compute_capability(device: str) -> tuple[int, int]:
+    """A GPU's compute capability; (0, 0) for a CPU."""
+    return torch.cuda.get_device_capability() if device == "cuda" else (0, 0)
+
+
 def cap_gpu_memory(share: float) -> None:
     """Keep this process's allocator within its share of the GPU, less what CUDA itself takes."""
     context = CUDA_CONTEXT_BYTES / device_memory_bytes("cuda")
     torch.cuda.set_per_process_memory_fraction(min(1.0, share) - context)
 
 
+def reached_gpu_cap(error: torch.OutOfMemoryError) -> bool:
+    """Whether this process asked for more than its cap; else others have taken the GPU's memory.
+
+    An error that does not say how much was asked for counts as the former.
+    """
+    asked = re.search(r"Tried to allocate ([\d.]+) (bytes|KiB|MiB|GiB)", str(error))
+    if not asked:
+        return True
+    unit = 1024 ** ("bytes", "KiB", "MiB", "GiB").index(asked[2])
+    at_most = (float(asked[1]) + 0.005) * unit  # the text has two digits after the point
+    cap = torch.cuda.get_per_process_memory_fraction() * device_memory_bytes("cuda")
+    return torch.cuda.memory_reserved() + at_most >= cap
+
+
 def best_precision(device: str) -> Precision:
     """AMP dtype of a device: bf16 where the hardware multiplies it, fp16 on older GPUs, or fp32."""
     if device == "cuda":
-        return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
+        return "bf16" if compute_capability(device) >= (8, 0) else "fp16"
     features = torch.cpu.get_capabilities()
     return "bf16" if features.get("avx512_bf16") or features.get("amx_bf16") else "fp32"
 

@@ -4,11 +4,15 @@ import math
 import os
 from dataclasses import dataclass
 
-import torch
-
 from quarterhour.search_spaces.point import TrialConfig
-from quarterhour.tune.machine import CUDA_CONTEXT_BYTES, device_memory_bytes
-from quarterhour.tune.training.memory import ACCURACY, peak_bytes
+from quarterhour.tune.machine import (
+    CUDA_CONTEXT_BYTES,
+    compute_capability,
+    device_memory_bytes,
+    gpu_count,
+    why_no_gpu,
+)
+from quarterhour.tune.training.memory import ACCURACY, RESERVED, TOKEN_BYTES, peak_bytes
 
 # Under "auto", shares of a GPU are multiples of this, so that one process can train many trials.
 SMALLEST_SHARE = 0.05
@@ -34,7 +38,8 @@ class Resources:
     """What one trial gets, and how many run at once. Threads are whole, CPUs may be a fraction.
 
     `cpus` and `gpus` are those of one machine: this one, or each of a cluster's. With `by_memory`
-    each trial gets as much of a GPU as it needs, at least `gpus_per_trial`.
+    each trial gets as much of a GPU as it needs, at least `gpus_per_trial`. Each trial holds all
+    `train_tokens`.
     """
 
     device: str
@@ -43,6 +48,7 @@ class Resources:
     cpus_per_trial: float
     gpus_per_trial: float
     by_memory: bool = False
+    train_tokens: int = 0
     cluster: Cluster | None = None
 
     @property
@@ -76,9 +82,7 @@ class Resources:
         A trial without a GPU asks for the memory of one place, or of as many as it needs. Raises
         TooLargeError where its predicted memory is more than it can get.
         """
-        there, needed = self._memory_bytes(), peak_bytes(config, self.device)
-        if self.device == "cuda":
-            needed += CUDA_CONTEXT_BYTES
+        there, needed = self._memory_bytes(), self._needed_bytes(config)
         asked = {"cpu": self.cpus_per_trial, "gpu": self.gpus_per_trial}
         if not self.gpus_per_trial:
             place = int(there / self.places)
@@ -98,6 +102,12 @@ class Resources:
         except TooLargeError as error:
             return str(error)
         return None
+
+    def _needed_bytes(self, config: TrialConfig) -> float:
+        """What a trial takes of the device: on a GPU also what its allocator and CUDA keep."""
+        needed = peak_bytes(config, self.device, compute_capability(self.device))
+        needed += TOKEN_BYTES * self.train_tokens
+        return needed * RESERVED + CUDA_CONTEXT_BYTES if self.device == "cuda" else needed
 
     def _memory_bytes(self) -> int:
         """The device's memory for all its trials. A cluster keeps some of it back."""
@@ -126,7 +136,7 @@ def plan_resources(
     They are those of this machine, or of each machine in a cluster. GPUs may be "auto". Raises
     ValueError where the user asked for more than the machine has.
     """
-    cpus, gpus = float(os.cpu_count() or 1), float(torch.cuda.device_count())
+    cpus, gpus = float(os.cpu_count() or 1), float(gpu_count())
     if cluster:
         cpus, gpus = cluster.cpus, cluster.gpus if gpus else 0.0  # of those that torch can use
     by_memory = gpus_per_trial == "auto"
@@ -151,12 +161,14 @@ def plan_resources(
 
 def _asked_gpus(asked: float | str | None, gpus: float) -> float:
     """GPUs of a trial; for "auto", the smallest share."""
-    if asked is None:
-        return min(1.0, gpus)
     try:
-        share = SMALLEST_SHARE if asked == "auto" else float(asked)
+        smallest = min(1.0, gpus) if asked is None else SMALLEST_SHARE
+        share = smallest if asked in (None, "auto") else float(asked)
     except ValueError:
         share = math.nan
+    reason = why_no_gpu() if asked is None or share else None
+    if reason:
+        raise ValueError(f"{reason}; or pass --gpus-per-trial 0 to train on the CPU")
     if not 0 <= share <= gpus:
         raise ValueError(
             f"--gpus-per-trial is {asked if isinstance(asked, str) else format(asked, 'g')}: this"

@@ -1,7 +1,5 @@
 """The machines of a running Ray cluster, looked at before anything trains on them."""
 
-import shutil
-import subprocess
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from quarterhour.search_spaces.point import NUMERICS_VERSION
 from quarterhour.tune.cluster.fit import join
 from quarterhour.tune.experiment import git_commit
-from quarterhour.tune.machine import describe_hardware
+from quarterhour.tune.machine import describe_hardware, graphics_cards
 from quarterhour.tune.places import Cluster
 
 ANSWER_SECONDS = 60
@@ -93,20 +91,12 @@ def _describe(lock: str) -> Facts:
     return {
         "processor": hardware["name"],
         "cores": hardware["cores"],
-        "graphics cards": _graphics_cards(),
+        "graphics cards": graphics_cards("name", "memory.total"),
         "torch": version("torch"),
         "quarterhour": git_commit() or version("quarterhour"),
         "numerics version": NUMERICS_VERSION,
         SHARED: _is_held(Path(lock)),
     }
-
-
-def _graphics_cards() -> list[str]:
-    """Name and memory of each, by the driver: torch sees only those that Ray has given out."""
-    if not shutil.which("nvidia-smi"):
-        return []
-    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
 
 
 def _is_held(lock: Path) -> bool:

@@ -15,7 +15,7 @@ from quarterhour.data.files import write_text
 from quarterhour.data.tokens import TokenData
 from quarterhour.search_spaces.point import TrialConfig
 from quarterhour.tune.ledger import TrialSpec
-from quarterhour.tune.machine import cap_gpu_memory, keep_freed_memory
+from quarterhour.tune.machine import cap_gpu_memory, keep_freed_memory, reached_gpu_cap
 from quarterhour.tune.places import Resources
 from quarterhour.tune.run_folder import ERROR, Status, read_rows
 from quarterhour.tune.training.trial import Trial
@@ -68,11 +68,17 @@ class TrialTrainable(ray_tune.Trainable):
             self._device = torch.device(resources.device)
 
     def step(self) -> dict[str, Any]:
-        """Train some windows. The trial is done when its result is written."""
+        """Train some windows. The trial is done when its result is written.
+
+        One that needs more memory than it gets is INFEASIBLE. Where others have taken a GPU's
+        memory, the error is raised, and the trial is tried again.
+        """
         try:
             with self._errors_written():
                 return self._train_windows()
         except (torch.OutOfMemoryError, MemoryError) as error:
+            if isinstance(error, torch.OutOfMemoryError) and not reached_gpu_cap(error):
+                raise
             self._spec.clear_error()
             rows = read_rows(self._spec.folder)
             reason = f"out of memory: {str(error).splitlines()[0]}"

@@ -1,12 +1,12 @@
 """Peak memory of a trial, predicted from its configuration alone.
 
-Evaluation keeps no layer's tensors and has no gradients, so it needs less than a training step.
+Letters: T time, D d_model, F d_ff, H heads, V vocabulary.
 
-Letters: N tokens of a batch, D d_model, F d_ff, H heads, L layers, V vocabulary, P parameters;
-c bytes of a number in the trial's precision.
+`device` is "cpu" or "cuda". `capability` is a GPU's compute capability, on which its libraries and
+kernels depend.
 """
 
-from quarterhour.model.loss import BLOCK_ENTRIES, BLOCK_ROWS
+from quarterhour.model.loss import BLOCK_ENTRIES, BLOCK_ROWS, block_rows
 from quarterhour.search_spaces.point import TrialConfig
 
 FP32 = 4
@@ -17,55 +17,90 @@ PROCESS_BYTES = 520_000_000
 # the shares of these terms that stay resident besides, as freed blocks that fit nothing else.
 LIBRARIES_BYTES = 16_200_000
 SCATTERED = {"activations": 0.49, "gradients": 0.27}
-# What cuBLAS takes on a GPU: torch's default before compute capability 9.
-CUBLAS_WORKSPACE_BYTES = 8_519_680
+# A training token where batches are gathered: int32.
+TOKEN_BYTES = 4
+# Of reserved memory for allocated memory on a GPU: measured, with expandable segments, up to 1.03.
+RESERVED = 1.03
+Capability = tuple[int, int]
 
 
-def peak_bytes(config: TrialConfig, device: str) -> int:
-    """Largest `peak_memory_bytes` of a trial: allocated on "cuda", resident on "cpu"."""
-    terms = live_bytes(config, device)
+def peak_bytes(config: TrialConfig, device: str, capability: Capability = (0, 0)) -> int:
+    """Largest `peak_memory_bytes` of a trial: allocated on "cuda", resident on "cpu".
+
+    Training tokens are not in it.
+    """
+    terms = live_bytes(config, device, capability)
     live = sum(terms.values())
     if device == "cuda":
-        return live + CUBLAS_WORKSPACE_BYTES
+        return live + 2 * _cublas_workspace(capability)  # of the forward's thread, the backward's
     scattered = round(sum(share * terms.get(name, 0) for name, share in SCATTERED.items()))
     if config.model.positions == "rope" and "activations" in terms:
         scattered += _tokens(config) * config.model.n_layers * _turned(config)
     return PROCESS_BYTES + LIBRARIES_BYTES + live + scattered
 
 
-def live_bytes(config: TrialConfig, device: str) -> dict[str, int]:
-    """What a step of a trial holds at its peak, by what it is for; device is "cpu" or "cuda".
+def live_bytes(config: TrialConfig, device: str, capability: Capability = (0, 0)) -> dict[str, int]:
+    """What a trial's tensors hold at its peak, by what they are for.
 
     The peak is at the loss, or, with few tokens, at the end of the backward pass: there the tied
-    embedding has one gradient from the head, one from the lookup, and their sum.
+    embedding has one gradient from the head, one from the lookup, and their sum. With few tokens on
+    a GPU it is in an evaluation, which keeps no layer's tensors and has no gradients, but a block
+    of logits and one of probabilities in fp32.
     """
     model, half = config.model, config.precision != "fp32"
-    layers = model.n_layers * _layer(config, device) + _ends(config, device)
+    copies = _bytes_each(config) * _linear_weights(config) if half else 0
+    layers = model.n_layers * _layer(config, device, capability) + _ends(config, device)
     at_loss = {
-        "weight copies": _bytes_each(config) * _linear_weights(config) if half else 0,
+        "weight copies": copies,
         "activations": _tokens(config) * layers,
-        "loss": _loss(config),
+        "loss": _loss(config, device, capability),
     }
     at_end = {"gradients": FP32 * (model.parameters + 2 * model.vocab_size * model.d_model)}
+    in_evaluation = {
+        "weight copies": copies,
+        "metrics": _metrics(config) if device == "cuda" else 0,
+    }
     return {
         "weights": FP32 * model.parameters,
         "optimizer": 2 * FP32 * model.parameters,  # AdamW's moments
-    } | max(at_loss, at_end, key=lambda terms: sum(terms.values()))
+    } | max(at_loss, at_end, in_evaluation, key=lambda terms: sum(terms.values()))
 
 
-def _layer(config: TrialConfig, device: str) -> int:
+def keeps_scores(config: TrialConfig, capability: Capability) -> bool:
+    """Whether a GPU has no kernel for this attention: torch then keeps each head's T x T scores.
+
+    Flash attention is for half precision from compute capability 8 on, and pads the heads. Memory-
+    efficient attention takes heads of multiples of 8, or of 4 in fp32, and bf16 from 8 on.
+    """
+    recent, width = capability >= (8, 0), config.model.d_head
+    if config.precision == "fp32":
+        return recent and width % 4 != 0
+    return not recent and (config.precision == "bf16" or width % 8 != 0)
+
+
+def _cublas_workspace(capability: Capability) -> int:
+    """What cuBLAS takes for itself in each thread, as torch sets it."""
+    return 33_554_432 if capability >= (9, 0) else 8_519_680
+
+
+def _layer(config: TrialConfig, device: str, capability: Capability) -> int:
     """Bytes a token that one layer keeps for its backward.
 
     In fp32: inputs of both norms, 2 D, and their scales, 2. In the precision: inputs of qkv and
     up, 2 D; queries, keys and values, 3 D; attention's output, D; before and after the SiLU, 2 F.
-    A logarithm a head, where the attention is a GPU's. Dropout's masks, 2 D: numbers on a CPU,
-    bytes on a GPU.
+    Dropout's masks, 2 D: numbers on a CPU, bytes on a GPU. On a GPU besides, a logarithm a head;
+    with RoPE attention's output in a second order, D; without a kernel the scores, T a head, and
+    queries and keys, 2 D, in fp32.
     """
     model, each = config.model, _bytes_each(config)
     kept = FP32 * (2 * model.d_model + 2)
     kept += each * (6 * model.d_model + 2 * model.d_ff)
     if device == "cuda":
         kept += FP32 * model.n_heads
+        if model.positions == "rope":
+            kept += each * model.d_model
+        if keeps_scores(config, capability):
+            kept += FP32 * (model.n_heads * config.data.seq_len + 2 * model.d_model)
     if model.dropout:
         kept += 2 * model.d_model * (each if device == "cpu" else 1)
     return kept
@@ -89,15 +124,37 @@ def _ends(config: TrialConfig, device: str) -> int:
     return kept
 
 
-def _loss(config: TrialConfig) -> int:
+def _loss(config: TrialConfig, device: str, capability: Capability) -> int:
     """The embedding's gradient in fp32; in the precision, a copy of the embedding where that is not
-    the embedding itself, one block of logits, and the gradient of some of its entries.
+    the embedding itself, one block of logits, and on a CPU the gradient of some of its entries.
+
+    After it, where scores are kept, the backward pass of the last layer has two more of them.
     """
     model, each = config.model, _bytes_each(config)
-    per_weight = FP32 + (each if each < FP32 else 0)
-    rows, entries = min(BLOCK_ROWS, _tokens(config)), min(BLOCK_ENTRIES, model.vocab_size)
-    whole = model.vocab_size * (per_weight * model.d_model + each * rows)
-    return whole + each * entries * model.d_model
+    block = each * model.vocab_size * min(block_rows(device), _tokens(config))
+    gradient = FP32 * model.vocab_size * model.d_model
+    if device == "cpu":
+        block += each * min(BLOCK_ENTRIES, model.vocab_size) * model.d_model
+    elif keeps_scores(config, capability):
+        scores = FP32 * _tokens(config) * model.n_heads * config.data.seq_len
+        return gradient + max(_embedding_copy(config) + block, 2 * scores)
+    return gradient + _embedding_copy(config) + block
+
+
+def _metrics(config: TrialConfig) -> int:
+    """In the precision, a copy of the embedding and a block of logits; it in fp32 where that is not
+    the block itself, and its probabilities.
+    """
+    blocks_in_fp32 = 1 if config.precision == "fp32" else 2
+    each = _bytes_each(config) + blocks_in_fp32 * FP32
+    rows = min(BLOCK_ROWS, _tokens(config))
+    return _embedding_copy(config) + each * config.model.vocab_size * rows
+
+
+def _embedding_copy(config: TrialConfig) -> int:
+    """The embedding in half precision; in fp32 there is no copy."""
+    model, each = config.model, _bytes_each(config)
+    return each * model.vocab_size * model.d_model if each < FP32 else 0
 
 
 def _linear_weights(config: TrialConfig) -> int:

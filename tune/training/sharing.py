@@ -18,7 +18,8 @@ class SharedDevice:
     def __init__(self, device: torch.device) -> None:
         name = device.type
         if name == "cuda":  # torch takes the first of those that the process sees
-            name += (os.environ.get("CUDA_VISIBLE_DEVICES") or "0").split(",")[0]
+            first = (os.environ.get("CUDA_VISIBLE_DEVICES") or "0").split(",")[0]
+            name += first.replace("/", "-")  # older names of a MIG instance are paths
         self._folder = cache_folder() / "devices" / platform.node() / name
         self._folder.mkdir(parents=True, exist_ok=True)
 

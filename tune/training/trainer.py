@@ -93,12 +93,13 @@ class Trainer:
         return loss.detach(), norm, of_layers
 
     def _update_on_gpu(self, batch_BT: Tensor) -> tuple[Tensor, ...]:
-        """The first update as it is, and then recorded; the others replayed."""
+        """The first update as it is, and then recorded; the others replayed where that worked."""
         if self._captured:
             return self._captured(batch_BT)
+        if self.warnings:  # on a side stream, memory would be freed too late: 36 GB on an H200
+            return self._update(batch_BT)
         measured = on_side_stream(self._update, batch_BT)
-        if not self.warnings:
-            self._capture(batch_BT)
+        self._capture(batch_BT)
         return measured
 
     def _capture(self, batch_BT: Tensor) -> None:

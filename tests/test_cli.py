@@ -174,6 +174,32 @@ def test_the_command_line_starts_without_what_only_some_commands_need():
     } & loaded  # fmt: skip
 
 
+def test_a_trial_runs_and_doctor_starts_where_only_what_they_need_is_installed(tmp_path: Path):
+    write_corpus(tmp_path / "tiny.jsonl")
+    script = """
+import importlib.metadata, sys
+MISSING = ("ray", "optuna", "datasets", "transformers", "pandas", "matplotlib", "scipy", "sklearn")
+version = importlib.metadata.version
+def installed(name):
+    if name in MISSING:
+        raise importlib.metadata.PackageNotFoundError(name)
+    return version(name)
+importlib.metadata.version = installed
+sys.modules.update(dict.fromkeys(MISSING))
+import quarterhour.tune.self_test
+from quarterhour.tune.cli import main
+sys.argv = "quarterhour run baseline --corpus tiny.jsonl --max-steps 2 --name lean".split()
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "1 of 1 trials complete" in done.stdout
+    versions = json.loads((tmp_path / "runs/lean/experiment.json").read_text())["versions"]
+    assert versions.keys() == {"python", "quarterhour", "torch", "tokenizers", "numpy"}
+
+
 def test_help_names_every_command(quarterhour: Quarterhour):
     code, output, _ = quarterhour("--help")
     assert code == 0

@@ -6,10 +6,10 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -149,8 +149,7 @@ class Experiment:
             "domains": self._domains(),
             "numerics_version": NUMERICS_VERSION,
             "data": asdict(self.profile.data) | asdict(self.tokens.manifest),
-            "versions": {"python": platform.python_version()}
-            | {package: version(package) for package in PACKAGES},
+            "versions": {"python": platform.python_version()} | package_versions(),
             "git_commit": git_commit(),
             "hardware": describe_hardware(self.resources.device),
             "resources": asdict(self.resources)
@@ -197,6 +196,15 @@ class Experiment:
                 f"{self.folder} needs up to {needed / 1e6:,.0f} MB for checkpoints and its disk has"
                 f" {free / 1e6:,.0f} MB free: free some, or pass --runs with a folder elsewhere"
             )
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of those PACKAGES that are installed: `run` needs neither Ray nor Optuna."""
+    versions: dict[str, str] = {}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
 
 
 def build_experiment(request: ExperimentRequest) -> Experiment:

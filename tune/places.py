@@ -116,6 +116,10 @@ class Resources:
         return device_memory_bytes(self.device)
 
 
+class ClusterDiedError(RuntimeError):
+    """A process of Ray's has died, without which trials would wait for ever."""
+
+
 class TooLargeError(ValueError):
     """A trial needs more memory than it can get."""
 

@@ -7,7 +7,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ import torch
 from quarterhour.data.files import cache_folder, write_text
 from quarterhour.search_spaces.point import TrialConfig
 from quarterhour.search_spaces.profiles import PAPER
-from quarterhour.tune.experiment import PACKAGES
+from quarterhour.tune.experiment import package_versions
 from quarterhour.tune.machine import (
     CUDA_CONTEXT_BYTES,
     best_precision,
@@ -61,8 +60,8 @@ def run_checks(runs: Path) -> Iterator[Check]:
 
 def _versions() -> Iterator[Check]:
     yield Check(name="python", found=f"{platform.python_version()} on {platform.platform()}")
-    for package in PACKAGES:
-        yield Check(name=package, found=version(package))
+    for package, version in package_versions().items():
+        yield Check(name=package, found=version)
 
 
 def _hardware(device: torch.device, config: TrialConfig) -> Iterator[Check]:

@@ -31,17 +31,13 @@ from quarterhour.data.files import write_folder
 from quarterhour.data.tokens import TokenData
 from quarterhour.tune.cluster.trainable import TrialTrainable, from_param_space
 from quarterhour.tune.machine import device_memory_bytes
-from quarterhour.tune.places import Cluster, Resources
+from quarterhour.tune.places import Cluster, ClusterDiedError, Resources
 from quarterhour.tune.progress import RowDisplay
 
 TOKENS = ".tokens"  # beside the runs of a cluster, whose machines may have no cache in common
 OBJECT_STORE_BYTES = 128 * 2**20
 MAX_FAILURES = 2
 ANSWER_SECONDS = 10
-
-
-class ClusterDiedError(RuntimeError):
-    """A process of Ray's has died, without which trials would wait for ever."""
 
 
 class ProgressCallback(ray_tune.Callback):

@@ -81,7 +81,7 @@ def planned_resources(
 @contextmanager
 def opened(experiment: "Experiment") -> Generator[None]:
     """Hold the experiment's folder. An error on entering it is bad input; a later one is not."""
-    from quarterhour.tune.cluster.fit import ClusterDiedError
+    from quarterhour.tune.places import ClusterDiedError
 
     with ExitStack() as stack:
         with bad_input():

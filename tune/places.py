@@ -12,7 +12,7 @@ from quarterhour.tune.machine import (
     gpu_count,
     why_no_gpu,
 )
-from quarterhour.tune.training.memory import ACCURACY, RESERVED, TOKEN_BYTES, peak_bytes
+from quarterhour.tune.training.memory import ACCURACY, TOKEN_BYTES, peak_bytes, reserved_bytes
 
 # Under "auto", shares of a GPU are multiples of this, so that one process can train many trials.
 SMALLEST_SHARE = 0.05
@@ -105,9 +105,11 @@ class Resources:
 
     def _needed_bytes(self, config: TrialConfig) -> float:
         """What a trial takes of the device: on a GPU also what its allocator and CUDA keep."""
-        needed = peak_bytes(config, self.device, compute_capability(self.device))
-        needed += TOKEN_BYTES * self.train_tokens
-        return needed * RESERVED + CUDA_CONTEXT_BYTES if self.device == "cuda" else needed
+        tokens = TOKEN_BYTES * self.train_tokens
+        if self.device == "cpu":
+            return peak_bytes(config, self.device) + tokens
+        reserved = reserved_bytes(config, compute_capability(self.device))
+        return reserved + tokens + CUDA_CONTEXT_BYTES
 
     def _memory_bytes(self) -> int:
         """The device's memory for all its trials. A cluster keeps some of it back."""

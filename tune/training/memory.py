@@ -21,6 +21,9 @@ SCATTERED = {"activations": 0.49, "gradients": 0.27}
 TOKEN_BYTES = 4
 # Of reserved memory for allocated memory on a GPU: measured, with expandable segments, up to 1.03.
 RESERVED = 1.03
+# Workspaces of cuBLAS: for the first step, which is not replayed, and for the recorded one, in the
+# threads of forward and backward pass each, and for evaluations.
+WORKSPACES = 5
 Capability = tuple[int, int]
 
 
@@ -32,11 +35,20 @@ def peak_bytes(config: TrialConfig, device: str, capability: Capability = (0, 0)
     terms = live_bytes(config, device, capability)
     live = sum(terms.values())
     if device == "cuda":
-        return live + 2 * _cublas_workspace(capability)  # of the forward's thread, the backward's
+        return live + WORKSPACES * _cublas_workspace(capability)
     scattered = round(sum(share * terms.get(name, 0) for name, share in SCATTERED.items()))
     if config.model.positions == "rope" and "activations" in terms:
         scattered += _tokens(config) * config.model.n_layers * _turned(config)
     return PROCESS_BYTES + LIBRARIES_BYTES + live + scattered
+
+
+def reserved_bytes(config: TrialConfig, capability: Capability) -> float:
+    """What torch's allocator holds of a GPU for a trial, beside its training tokens.
+
+    A recorded step keeps its memory, so an evaluation's comes on top of it.
+    """
+    evaluation = sum(_in_evaluation(config).values())
+    return RESERVED * (peak_bytes(config, "cuda", capability) + evaluation)
 
 
 def live_bytes(config: TrialConfig, device: str, capability: Capability = (0, 0)) -> dict[str, int]:
@@ -47,19 +59,15 @@ def live_bytes(config: TrialConfig, device: str, capability: Capability = (0, 0)
     a GPU it is in an evaluation, which keeps no layer's tensors and has no gradients, but a block
     of logits and one of probabilities in fp32.
     """
-    model, half = config.model, config.precision != "fp32"
-    copies = _bytes_each(config) * _linear_weights(config) if half else 0
+    model = config.model
     layers = model.n_layers * _layer(config, device, capability) + _ends(config, device)
     at_loss = {
-        "weight copies": copies,
+        "weight copies": _weight_copies(config),
         "activations": _tokens(config) * layers,
         "loss": _loss(config, device, capability),
     }
     at_end = {"gradients": FP32 * (model.parameters + 2 * model.vocab_size * model.d_model)}
-    in_evaluation = {
-        "weight copies": copies,
-        "metrics": _metrics(config) if device == "cuda" else 0,
-    }
+    in_evaluation = _in_evaluation(config) if device == "cuda" else {}
     return {
         "weights": FP32 * model.parameters,
         "optimizer": 2 * FP32 * model.parameters,  # AdamW's moments
@@ -141,14 +149,17 @@ def _loss(config: TrialConfig, device: str, capability: Capability) -> int:
     return gradient + _embedding_copy(config) + block
 
 
-def _metrics(config: TrialConfig) -> int:
-    """In the precision, a copy of the embedding and a block of logits; it in fp32 where that is not
-    the block itself, and its probabilities.
+def _in_evaluation(config: TrialConfig) -> dict[str, int]:
+    """Copies of all weights in half precision; a block of logits, that in fp32 where it is not, and
+    its probabilities.
     """
     blocks_in_fp32 = 1 if config.precision == "fp32" else 2
     each = _bytes_each(config) + blocks_in_fp32 * FP32
-    rows = min(BLOCK_ROWS, _tokens(config))
-    return _embedding_copy(config) + each * config.model.vocab_size * rows
+    block = each * config.model.vocab_size * min(BLOCK_ROWS, _tokens(config))
+    return {
+        "weight copies": _weight_copies(config) + _embedding_copy(config),
+        "metrics": block,
+    }
 
 
 def _embedding_copy(config: TrialConfig) -> int:
@@ -157,9 +168,11 @@ def _embedding_copy(config: TrialConfig) -> int:
     return each * model.vocab_size * model.d_model if each < FP32 else 0
 
 
-def _linear_weights(config: TrialConfig) -> int:
-    model = config.model
-    return model.n_layers * (4 * model.d_model**2 + 2 * model.d_model * model.d_ff)
+def _weight_copies(config: TrialConfig) -> int:
+    """The layers' matrices in half precision; in fp32 there are no copies."""
+    model, each = config.model, _bytes_each(config)
+    linear = model.n_layers * (4 * model.d_model**2 + 2 * model.d_model * model.d_ff)
+    return each * linear if each < FP32 else 0
 
 
 def _tokens(config: TrialConfig) -> int:

@@ -13,7 +13,11 @@ from torch import Tensor
 from quarterhour.data.batches import Batches
 from quarterhour.data.tokens import TokenData
 from quarterhour.tune.run_folder import Row, Status, read_rows
-from quarterhour.tune.training.evaluation import heldout_metrics, leaky_metrics
+from quarterhour.tune.training.evaluation import (
+    continue_prompts,
+    heldout_metrics,
+    leaky_metrics,
+)
 from quarterhour.tune.training.probe import with_measured_steps
 from quarterhour.tune.training.trainer import Trainer
 from quarterhour.tune.training.trial import Trial
@@ -188,6 +192,16 @@ def test_a_window_and_both_validation_sets_wait_as_often_as_they_must(
     heldout_metrics(trial.trainer, trial.batches)
     n_batches = len([*trial.batches.heldout()])
     assert gpu.waits == {"to the device": n_batches, "to the host": 1}
+    gpu.waits.clear()
+    continue_prompts(trial.trainer, tokens)
+    assert gpu.waits == {"to the device": 3, "to the host": 1}
+
+
+def test_a_trial_whose_heads_have_no_kernel_says_so(gpu: Gpu, tokens: TokenData, tmp_path: Path):
+    for heads, said in ((4, True), (2, False)):  # of 4 and of 8 numbers, on a T4
+        settings = {"precision": "fp16", "model__n_heads": heads}
+        warnings = Trial(tiny_spec(tmp_path, tokens, **settings), tokens, GPU).warnings
+        assert any("no attention kernel for heads of 4 numbers" in w for w in warnings) is said
 
 
 def test_the_steps_of_a_budget_in_seconds_are_measured_without_a_wait_in_between(

@@ -11,7 +11,7 @@ from torch import Tensor
 from quarterhour.data.batches import Batches
 from quarterhour.data.tokens import TokenData
 from quarterhour.tune.ledger import TrialSpec, claimed
-from quarterhour.tune.machine import peak_memory_bytes, reset_peak_memory
+from quarterhour.tune.machine import compute_capability, peak_memory_bytes, reset_peak_memory
 from quarterhour.tune.run_folder import (
     CAPTURED,
     EVAL_LOSS,
@@ -31,6 +31,7 @@ from quarterhour.tune.training.evaluation import (
     evaluate_heldout,
     measure_train_batch,
 )
+from quarterhour.tune.training.memory import keeps_scores
 from quarterhour.tune.training.probe import with_measured_steps
 from quarterhour.tune.training.recorder import Recorder
 from quarterhour.tune.training.sharing import SharedDevice
@@ -59,8 +60,19 @@ class Trial:
 
     @property
     def warnings(self) -> list[str]:
-        """What went wrong without stopping the trial."""
-        return [*self.checkpoints.warnings, *self.trainer.warnings]
+        """What is not as it should be, without stopping the trial."""
+        return [*self._slow_attention(), *self.checkpoints.warnings, *self.trainer.warnings]
+
+    def _slow_attention(self) -> list[str]:
+        if self.device.type == "cpu":
+            return []
+        model, precision = self.config.model, self.config.precision
+        if not keeps_scores(self.config, compute_capability(self.device.type)):
+            return []
+        return [
+            f"this GPU has no attention kernel for heads of {model.d_head} numbers in {precision}:"
+            " the trial is slower, and keeps the scores of all pairs of tokens"
+        ]
 
     def rows(self) -> Generator[Row]:
         """Train, and yield each row as soon as it is written; the result is there by the last.

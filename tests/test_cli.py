@@ -189,8 +189,8 @@ def test_what_cannot_be_written_is_told_with_the_setting_that_moves_it(
     code, _, errors = quarterhour("run", "baseline")
     assert code == 2
     assert errors == (
-        f"quarterhour: {tmp_path}/file/cache: Not a directory; choose a folder that can be written"
-        " and has room, with XDG_CACHE_HOME in the environment\n"
+        f"quarterhour: {tmp_path}/file/cache/quarterhour: Not a directory; choose a folder that can"
+        " be written and has room, with XDG_CACHE_HOME in the environment\n"
     )
 
 

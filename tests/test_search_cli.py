@@ -415,7 +415,7 @@ def test_status_only_reads(quarterhour: Quarterhour, folder: Path):
     [
         {"PYTHONIOENCODING": "ascii"},
         {"PYTHONIOENCODING": "latin-1"},
-        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {"LC_ALL": "C"},
     ],
 )
 def test_what_a_terminal_cannot_show_is_replaced(environment: dict[str, str], folder: Path):

@@ -777,6 +777,5 @@ def test_a_figure_of_the_machine_is_adopted_from_equal_hardware_and_sharing_alon
     assert bool(second.points_of(first.folder)) == adopts
     driver = Driver(second, trials=2).run()
     assert driver.trained == ([] if adopts else ["0000", "0001"])
-    first = replace(first, objectives=("heldout_loss",), sharing=None)
-    plain = on_machine(tiny_search(tmp_path, "c"), "other", 1)
-    assert Driver(replace(plain, sharing=None), trials=2).run().trained == []
+    plain = replace(on_machine(tiny_search(tmp_path, "c"), "other", 1), sharing=None)
+    assert Driver(plain, trials=2).run().trained == []

@@ -8,15 +8,17 @@ from typing import Any
 import pandas as pd
 
 from quarterhour.tune.run_folder import (
-    CONFIG,
     EXPERIMENT,
-    RESULT,
     TRIAL,
+    DamagedError,
     Row,
     Status,
+    provenance,
+    read_config,
+    read_ending,
     read_experiment,
-    read_json,
     read_rows,
+    tell,
     trial_folders,
 )
 
@@ -28,9 +30,9 @@ class Run:
     `trials` has one row for each configuration and seed, in the experiment's order: `status` (a
     `Status`; WAITING trials are listed in experiment.json and have not begun), `reason`,
     `diverged`, `parameters`, `key`, `adopted_from`, `steps_done` (optimizer updates in its last
-    row), `origin` (in a search: who asked for it), `folder` (None while WAITING) and its
-    configuration under dotted names ("optim.learning_rate"). In a search a trial's number stands
-    as `configuration`.
+    row), `origin` (in a search: who asked for it), `provenance` (as `run_folder.provenance` has
+    it), `folder` (None while WAITING) and its configuration under dotted names
+    ("optim.learning_rate"). In a search a trial's number stands as `configuration`.
     `rows` has every row of every metrics.jsonl, with its `configuration` and `seed`; it has no
     columns while no trial has written a row.
     """
@@ -49,8 +51,9 @@ class Run:
 def load_run(folder: Path) -> Run:
     """Reads `folder`, finished or still being written.
 
-    Raises ValueError, one line, where the folder is missing, is no run folder or has no trial, and
-    where one of its files cannot be read. A cut-off last line of a metrics.jsonl is left out.
+    A trial with a damaged file counts as FAILED, without rows, and the user is told. A cut-off last
+    line of a metrics.jsonl is left out. Raises ValueError, one line, where the folder is missing,
+    is no run folder or has no trial, and where its experiment.json cannot be read.
     """
     experiment = _read_experiment(folder)
     trials = {
@@ -61,7 +64,13 @@ def load_run(folder: Path) -> Run:
     rows: list[Row] = []
     row_of: list[tuple[str, int]] = []
     for trial_folder in trial_folders(folder):
-        trial, trial_rows = _read_trial(trial_folder)
+        try:
+            trial, trial_rows = _read_trial(trial_folder)
+        except DamagedError as error:
+            tell(str(error))
+            trial, trial_rows = _damaged(trial_folder, experiment, error.reason), []
+        if trial["configuration"] not in (trial_folder.name, trial_folder.parent.name):
+            continue  # somebody's copy
         key = trial["configuration"], trial["seed"]
         if key in trials and trials[key]["folder"]:
             raise ValueError(
@@ -114,9 +123,8 @@ def _read_experiment(folder: Path) -> dict[str, Any]:
 
 
 def _read_trial(folder: Path) -> tuple[dict[str, Any], list[Row]]:
-    config = read_json(folder / CONFIG)
-    has_ended = (folder / RESULT).is_file()
-    result = read_json(folder / RESULT) if has_ended else {"status": Status.RUNNING}
+    config = read_config(folder)
+    result = read_ending(folder) or {"status": Status.RUNNING}
     waiting = _waiting(config["name"], config["seed"])
     rows = read_rows(folder)
     trial = (
@@ -125,8 +133,22 @@ def _read_trial(folder: Path) -> tuple[dict[str, Any], list[Row]]:
         | {field: value for field, value in result.items() if field != "metrics"}
         | {"key": config["key"], "origin": config.get("origin")}
         | {"steps_done": rows[-1]["step"] if rows else 0, "folder": str(folder)}
+        | {"provenance": provenance(folder)}
     )
     return trial, rows
+
+
+def _damaged(folder: Path, experiment: dict[str, Any], reason: str) -> dict[str, Any]:
+    """A trial that cannot be read: what its folder and its run say of it."""
+    seed = folder.name.removeprefix("seed")
+    name, seed = (
+        (folder.name, experiment["search"]["seed"])
+        if seed == folder.name
+        else (folder.parent.name, int(seed))
+    )
+    config = (experiment.get("resolved") or {}).get(name, {})
+    told = {"status": Status.FAILED, "reason": reason, "folder": str(folder)}
+    return dotted(config) | _waiting(name, seed) | told
 
 
 def _rows_frame(rows: list[Row], row_of: list[tuple[str, int]]) -> pd.DataFrame:
@@ -147,5 +169,6 @@ def _waiting(configuration: str, seed: int) -> dict[str, Any]:
         "diverged": False,
         "steps_done": 0,
         "origin": None,
+        "provenance": [],
         "folder": None,
     }

@@ -4,11 +4,13 @@ import ast
 import dataclasses
 import difflib
 import hashlib
+import heapq
+import itertools
 import json
 import math
 import operator
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self
 
@@ -71,11 +73,12 @@ class BudgetConfig:
         """How many quarters are done after `updates` updates."""
         return sum(updates >= end for end in self.quarter_ends())
 
-    def window_ends(self) -> list[int]:
+    def window_ends(self) -> Iterator[int]:
         """Numbers of updates after which a row is reported; it covers those since the last row."""
-        ends = {step + 1 for step in range(0, self.steps, self.report_every)}
-        ends |= {*self.quarter_ends(), self.trained_steps}
-        return sorted(end for end in ends if 0 < end <= self.trained_steps)
+        last = self.trained_steps
+        others = sorted(end for end in [*self.quarter_ends(), last] if 0 < end <= last)
+        ends = heapq.merge(range(1, last + 1, self.report_every), others)
+        return (end for end, _ in itertools.groupby(ends))
 
     def evaluates_at(self, updates: int) -> bool:
         """Whether the row after so many updates has an evaluation."""

@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from test_runs import BASELINE, COMPLETE, write_experiment, write_trial
+from test_runs import BASELINE, COMPLETE, UNTOLD, write_experiment, write_trial
 
 SIX = {
     "baseline": {},
@@ -166,10 +166,11 @@ def write_search_trial(
     config = nested(BASELINE | values) | {"seed": seed}
     rate = math.log10(values.get("optim.learning_rate", 3e-4)) + 3
     rows = training_rows(3 + rate**2 + seed / 50, values, n_rows)
-    trial = {"key": f"{name}{seed}", "name": name, "seed": seed, "origin": origin, "config": config}
+    trial = {"key": f"{name}{seed}", "name": name, "seed": seed, "origin": origin}
+    trial |= {"data_fingerprint": "f", "config": config}
     pruned = {"status": "PRUNED", "reason": "in the worse half", "diverged": False}
     (folder / "config.json").write_text(json.dumps(trial))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    (folder / "result.json").write_text(json.dumps(COMPLETE if n_rows > 100 else pruned))
+    (folder / "result.json").write_text(json.dumps(UNTOLD | (COMPLETE if n_rows > 100 else pruned)))
     if not seed:
         write_samples(folder, name)

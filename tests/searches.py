@@ -81,6 +81,7 @@ def planned_rows(spec: TrialSpec, losses: list[float] | None = None) -> list[Row
             "train_loss": loss,
             "heldout_loss": loss,
             "tokens_per_second": 1e4 / spec.config.model.d_model,
+            "trials_on_device": 1,
         }
         for end, loss in zip(spec.config.budget.quarter_ends(), losses, strict=False)
     ]

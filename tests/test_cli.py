@@ -205,3 +205,40 @@ def test_help_names_every_command(quarterhour: Quarterhour):
     assert code == 0
     for command in ("grid", "run", "tensorboard"):
         assert command in output
+
+
+def test_what_cannot_be_written_is_told_with_the_setting_that_moves_it(
+    quarterhour: Quarterhour, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file/cache"))
+    code, _, errors = quarterhour("run", "baseline")
+    assert code == 2
+    assert errors == (
+        f"quarterhour: {tmp_path}/file/cache/quarterhour: Not a directory; choose a folder that can"
+        " be written and has room, with XDG_CACHE_HOME in the environment\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "result.json"])
+def test_a_damaged_trial_of_a_run_is_named_and_neither_trained_nor_lost(
+    name: str, quarterhour: Quarterhour, tmp_path: Path
+):
+    write_corpus(tmp_path / "tiny.jsonl")
+    command = "run small_model --max-steps 3 --corpus tiny.jsonl --name mine"
+    assert quarterhour(*command.split())[0] == 0
+    trial = tmp_path / "runs/mine/small_model/seed0"
+    (trial / name).write_text("{\n")
+    before = {path: path.read_bytes() for path in trial.iterdir()}
+    code, output, errors = quarterhour(*command.split())
+    if name == "result.json":
+        assert code == 1
+        assert f"quarterhour: {trial.relative_to(tmp_path) / name} cannot be read" in errors
+        assert "FAILED small_model/seed0: result.json cannot be read" in " ".join(output.split())
+    assert {path: path.read_bytes() for path in trial.iterdir()} == before
+    (trial / name).unlink()
+    code, output, errors = quarterhour(*command.split())
+    assert (code, errors) == (0, "")
+    assert json.loads((trial / "result.json").read_text())["status"] == "COMPLETE"
+    if name == "result.json":  # from its checkpoint
+        assert (trial / "metrics.jsonl").read_bytes() == before[trial / "metrics.jsonl"]

@@ -198,3 +198,16 @@ def test_a_clock_that_goes_back_changes_no_row_and_no_point(
     assert exact_rows(spec.folder) == exact_rows(steady.folder)
     for tag in ("loss/train", "loss/heldout"):
         assert points(events_in(spec.folder), tag) == points(events_in(steady.folder), tag)
+
+
+def test_a_link_or_another_trials_file_that_is_named_like_events_is_not_emptied(tmp_path: Path):
+    spec = spec_in(tmp_path)
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "events").write_text("another trial's")
+    (spec.folder / "events.out.tfevents.1").symlink_to(tmp_path / "mine.txt")
+    (spec.folder / "events.out.tfevents.2").hardlink_to(tmp_path / "events")
+    (spec.folder / "events.out.tfevents.3").write_text("its own")
+    Recorder(spec, 0).close()
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+    assert (tmp_path / "events").read_text() == "another trial's"
+    assert (spec.folder / "events.out.tfevents.3").read_text() == ""

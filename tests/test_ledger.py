@@ -1,5 +1,8 @@
 import json
+import os
 import shutil
+import stat
+import tempfile
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +15,21 @@ from quarterhour.tune.ledger import (
     TrialSpec,
     adopt,
     claimed,
+    claims_folder,
     finished_folders,
     open_trials,
     read_result,
     read_spec,
 )
-from quarterhour.tune.run_folder import METRICS, Status, read_rows
+from quarterhour.tune.run_folder import (
+    CHECKPOINT,
+    CONFIG,
+    METRICS,
+    RESULT,
+    Status,
+    provenance,
+    read_rows,
+)
 
 ROW = {"step": 20, "heldout_loss": 2.5}
 
@@ -123,7 +135,7 @@ def test_an_adoption_that_is_cut_off_leaves_what_was_there(
     finish(source)
     spec.write_config()
     with monkeypatch.context() as patch:
-        patch.setattr(TrialSpec, "write_config", lambda _: 1 / 0)
+        patch.setattr(TrialSpec, "write_config", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             adopt(spec, source.folder)
     assert read_spec(spec.folder) == spec
@@ -246,3 +258,132 @@ def test_rows_are_read_without_a_cut_off_last_one_or_only_those_with_a_measure(t
     assert read_rows(tmp_path, having="heldout_loss") == [rows[0], rows[2]]
     (tmp_path / METRICS).write_text(text[:-1])
     assert read_rows(tmp_path) == rows[:2]
+
+
+def test_rays_own_results_below_the_runs_are_no_trials(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    ray = tmp_path / "ray_results/tune_1/trial_2"
+    ray.mkdir(parents=True)
+    (ray / RESULT).write_text('{"a": 1}\n{"a": 2}\n')
+    (tmp_path / "pipe").mkdir()
+    os.mkfifo(tmp_path / "pipe" / RESULT)
+    finish(spec_in(tmp_path / "run"))
+    assert list(finished_folders(tmp_path).values()) == [tmp_path / "run/tiny"]
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", '{"status"', "[]", "{}", "[" * 100_000])
+@pytest.mark.parametrize("name", [RESULT, METRICS])
+def test_a_damaged_trial_elsewhere_is_told_and_not_adopted(
+    content: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    theirs, mine = spec_in(tmp_path / "one"), spec_in(tmp_path / "two")
+    with claimed(theirs):
+        finish(theirs)
+    (theirs.folder / name).write_text(content + "\n")
+    assert open_trials([mine], tmp_path) == [mine]
+    with claimed(mine):
+        assert not mine.result()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"quarterhour: {theirs.folder / name}")
+
+
+def test_a_damaged_trial_of_a_run_is_left_alone_and_the_others_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    specs = [spec_in(tmp_path / "run", str(seed), seed=seed) for seed in range(3)]
+    for spec in specs:
+        finish(spec)
+    specs[1].clear_result()
+    (specs[0].folder / RESULT).write_text("")
+    assert open_trials(specs, tmp_path) == [specs[1]]
+    assert (specs[0].folder / RESULT).read_text() == ""
+    ending = specs[0].ending()
+    assert ending
+    assert ending.status is Status.FAILED
+    assert ending.reason
+    assert ending.reason.startswith("result.json cannot be read (Expecting value")
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_finished_trial_whose_configuration_was_deleted_has_it_again(tmp_path: Path):
+    spec = spec_in(tmp_path / "run")
+    finish(spec)
+    (spec.folder / CONFIG).unlink()
+    assert open_trials([spec], tmp_path) == []
+    assert read_spec(spec.folder) == spec
+
+
+def test_a_process_that_died_over_damaged_rows_has_failed(tmp_path: Path):
+    spec = spec_in(tmp_path / "run")
+    spec.write_config()
+    (spec.folder / METRICS).write_text("damaged\n")
+    (spec.folder / "error.txt").write_bytes(b"OSError: \xff")
+    spec.write_failure()
+    result = spec.result()
+    assert result
+    assert result.crashed
+
+
+def test_adoption_takes_plain_files_that_a_trial_has_and_follows_no_link(tmp_path: Path):
+    source, spec = spec_in(tmp_path / "one"), spec_in(tmp_path / "two")
+    finish(source)
+    private = tmp_path / "private"
+    private.mkdir()
+    (private / "key").write_text("secret")
+    (source.folder / CHECKPOINT).symlink_to(private / "key")
+    (source.folder / "events.out.tfevents.1").symlink_to(private / "key")
+    (source.folder / "folder").symlink_to(private)
+    (source.folder / "loop").symlink_to(".")
+    (source.folder / "notes.txt").write_text("theirs")
+    (tmp_path / "away").symlink_to(private)
+    (tmp_path / "loop").symlink_to(".")
+    assert open_trials([spec], tmp_path) == []
+    assert sorted(path.name for path in spec.folder.iterdir()) == [CONFIG, METRICS, RESULT]
+    assert (private / "key").stat().st_nlink == 1
+
+
+def test_where_a_trial_was_trained_is_its_own_also_where_it_is_adopted(tmp_path: Path):
+    old, new = ({"versions": {"torch": number}, "hardware": {}} for number in ("1", "2"))
+    begun = replace(spec_in(tmp_path / "one"), provenance=old)
+    finish(begun)
+    gone_on = replace(begun, provenance=new)
+    gone_on.write_config(provenance(begun.folder))
+    assert provenance(begun.folder) == [old, new]
+    adopter = replace(spec_in(tmp_path / "two"), provenance={"versions": {"torch": "3"}})
+    adopt(adopter, begun.folder)
+    assert provenance(adopter.folder) == [old, new]
+    replace(begun, provenance=new).write_config()
+    assert provenance(begun.folder) == [new]
+
+
+def test_who_may_write_to_the_folder_of_all_runs_may_claim(tmp_path: Path):
+    group, umask = 4242 if os.geteuid() == 0 else os.getegid(), os.umask(0o022)
+    try:
+        os.chown(tmp_path, -1, group)
+        tmp_path.chmod(0o2775)
+        with claimed(spec := spec_in(tmp_path / "run")):
+            pass
+    finally:
+        os.umask(umask)
+    folder = tmp_path / ".trials"
+    assert (stat.S_IMODE(folder.stat().st_mode), folder.stat().st_gid) == (0o2775, group)
+    lock = (folder / f"{spec.key}.lock").stat()
+    assert (stat.S_IMODE(lock.st_mode), lock.st_gid) == (0o664, group)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_second_user_without_rights_is_told_at_once():
+    with tempfile.TemporaryDirectory() as runs:
+        Path(runs).chmod(0o755)
+        claims_folder(Path(runs))
+        child = os.fork()
+        if not child:
+            os.setuid(65_534)
+            try:
+                claims_folder(Path(runs))
+            except PermissionError as error:
+                os._exit(error.filename == f"{runs}/.trials")
+            os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1

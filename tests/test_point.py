@@ -1,5 +1,6 @@
 import itertools
 import json
+import tracemalloc
 from dataclasses import asdict
 from typing import Any
 
@@ -177,7 +178,7 @@ def test_windows_tile_the_run_with_every_evaluation_and_quarter_at_an_end(
     budget = BudgetConfig(
         steps=steps, report_every=report_every, eval_every=eval_every, max_steps=max_steps
     )
-    ends = budget.window_ends()
+    ends = list(budget.window_ends())
     assert ends == sorted(set(ends))
     assert ends[0] == 1
     assert ends[-1] == budget.trained_steps <= steps
@@ -192,3 +193,11 @@ def test_the_study_is_evaluated_where_it_was_and_at_the_end():
     budget = PAPER.baseline.budget
     evaluated = [end for end in budget.window_ends() if budget.evaluates_at(end)]
     assert evaluated == [1, 401, 801, 1201, 1601, 2000]
+
+
+def test_the_windows_of_a_billion_steps_are_made_one_by_one():
+    budget = BudgetConfig(steps=10**9, report_every=1, eval_every=1)
+    tracemalloc.start()
+    assert list(itertools.islice(budget.window_ends(), 3)) == [1, 2, 3]
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()

@@ -1,7 +1,10 @@
 """The report: its files, its page, the command, and what a browser makes of it."""
 
 import csv
+import errno
 import io
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -18,12 +21,12 @@ from matplotlib import image
 from matplotlib.figure import Figure
 from screenshots import BROWSER, DRIVER, PICTURES, browsing, opened, take
 from selenium import webdriver
-from test_runs import write_experiment, write_trial
+from test_runs import COMPLETE, write_experiment, write_trial
 
 import quarterhour.analysis.report
 from quarterhour.analysis import formats
 from quarterhour.analysis.chapters.paper.comparison import Comparison
-from quarterhour.analysis.chapters.run import remarks
+from quarterhour.analysis.chapters.run import provenance, remarks, trials
 from quarterhour.analysis.contents import COMMON_SECTIONS, RUN_SECTIONS
 from quarterhour.analysis.report import write_report
 from quarterhour.analysis.runs import Run, load_run
@@ -437,3 +440,48 @@ def test_files_are_read_by_other_programs(report: Path):
     for path in report.glob("tables/*/*.csv"):
         rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"))))
         assert len({len(row) for row in rows}) == 1, path
+
+
+def test_each_trial_tells_where_it_was_trained(tmp_path: Path):
+    run = write_experiment(tmp_path / "run", ["a", "b", "c"], versions={"torch": "0"})
+    for name, torch in {"a": "1", "b": "2", "c": "2"}.items():
+        config = write_trial(run, name, [{"step": 1}], result=COMPLETE) / "config.json"
+        told = {"versions": {"torch": torch}, "git_commit": "abc", "hardware": {"cores": 2}}
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"provenance": [told]}))
+    facts = provenance(load_run(run))["value"]
+    assert facts["versions"] == "torch 1 (a/0); torch 2 (b/0, c/0)"
+    assert (facts["git commit"], facts["hardware"]) == ("abc", "cores 2")
+
+
+def test_trials_that_do_not_tell_were_trained_as_their_run_was(tmp_path: Path):
+    run = write_experiment(tmp_path / "run", ["a"], versions={"torch": "1"})
+    write_trial(run, "a", [{"step": 1}], result=COMPLETE)
+    assert provenance(load_run(run))["value"]["versions"] == "torch 1"
+    experiment = json.loads((run / "experiment.json").read_text())
+    gone_on = experiment | {"before": {"versions": {"torch": "1"}}, "versions": {"torch": "2"}}
+    (run / "experiment.json").write_text(json.dumps(gone_on))
+    assert provenance(load_run(run))["value"]["versions"] == "torch 1"
+
+
+def test_the_trials_table_says_what_was_adopted_from_where(tmp_path: Path):
+    run = write_experiment(tmp_path / "run", ["a", "b"])
+    write_trial(run, "a", [{"step": 1}], result=COMPLETE)
+    assert "adopted_from" not in trials(load_run(run))
+    write_trial(run, "b", [{"step": 1}], result=COMPLETE | {"adopted_from": "runs/other/b/seed0"})
+    assert trials(load_run(run)).loc[("b", 0), "adopted_from"] == "runs/other/b/seed0"
+
+
+def test_a_full_disk_or_a_read_only_run_is_told_with_what_moves_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    run = one_trial(tmp_path / "run")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("quarterhour.analysis.report.write_report", full)
+    assert command(monkeypatch, str(run)) == 2
+    assert capsys.readouterr().err == (
+        f"quarterhour: {run}/report: No space left on device; choose a folder that can be written"
+        " and has room, with --output\n"
+    )

@@ -1,6 +1,8 @@
 import json
+import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +76,12 @@ def write_trial(
     (folder / "config.json").write_text(json.dumps(trial))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if result:
-        (folder / "result.json").write_text(json.dumps(result))
+        (folder / "result.json").write_text(json.dumps(UNTOLD | result))
     return folder
 
 
+UNTOLD = {"key": "k", "parameters": 1, "metrics": {}, "reason": None, "diverged": False}
+UNTOLD |= {"adopted_from": None}
 COMPLETE = {"status": "COMPLETE", "reason": None, "diverged": False, "parameters": 40_117_632}
 ROWS = [{"step": 1, "train_loss": 10.5}, {"step": 21, "train_loss": float("nan")}]
 
@@ -123,22 +127,37 @@ def test_a_last_line_that_is_cut_off_is_left_out(tmp_path: Path):
 
 
 @pytest.mark.parametrize("broken", ['{"step": 2, "tr', "17", '{"tokens": 3}', "", "\0\0\0\0"])
-def test_a_broken_line_in_the_middle_is_named(tmp_path: Path, broken: str):
+def test_a_broken_line_in_the_middle_is_named(
+    tmp_path: Path, broken: str, capsys: pytest.CaptureFixture[str]
+):
     run = write_experiment(tmp_path / "run", ["baseline"])
     metrics = write_trial(run, "baseline", []) / "metrics.jsonl"
     metrics.write_text(f'{{"step": 1}}\n{broken}\n{{"step": 21}}\n')
-    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 is no row") as error:
-        load_run(run)
-    assert str(metrics) in str(error.value)
-    assert "\n" not in str(error.value)
+    (line,) = damage_told_of(run, capsys)
+    assert f"{metrics}, line 2 is no row" in line
 
 
-def test_lines_that_are_rows_only_together_are_named(tmp_path: Path):
+def damage_told_of(run: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The lines on a run's damaged trials, which have FAILED for it; the others are read."""
+    write_trial(run, "sound", ROWS, result=COMPLETE)
+    trials = load_run(run).trials.set_index("configuration")
+    told = capsys.readouterr().err.splitlines()
+    sound = trials.loc["sound", ["status", "steps_done"]]
+    assert sound.to_list() == ["COMPLETE", 21]
+    damaged = trials.drop(index="sound")
+    assert set(damaged["status"]) == {"FAILED"}
+    assert all(reason in "".join(told) for reason in damaged["reason"])
+    return told
+
+
+def test_lines_that_are_rows_only_together_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     run = write_experiment(tmp_path / "run", ["baseline"])
     metrics = write_trial(run, "baseline", []) / "metrics.jsonl"
     metrics.write_text('{"step": 1\n"tokens": 3}\n{"step": 21}\n')
-    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 1 is no row"):
-        load_run(run)
+    (line,) = damage_told_of(run, capsys)
+    assert f"{metrics}, line 1 is no row" in line
 
 
 @pytest.mark.slow
@@ -156,11 +175,11 @@ def test_a_thousand_trials_of_a_hundred_rows_are_read_within_three_seconds(tmp_p
     assert loaded.rows.groupby(["configuration", "seed"])["step"].max().eq(100).all()
 
 
-def test_rows_that_were_written_twice_are_named(tmp_path: Path):
+def test_rows_that_were_written_twice_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run = write_experiment(tmp_path / "run", ["baseline"])
     write_trial(run, "baseline", [{"step": 1}, {"step": 21}, {"step": 21}])
-    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 3 has step 21 after step 21"):
-        load_run(run)
+    (line,) = damage_told_of(run, capsys)
+    assert "metrics.jsonl, line 3 has step 21 after step 21" in line
 
 
 def test_what_is_no_run_folder(tmp_path: Path):
@@ -172,13 +191,72 @@ def test_what_is_no_run_folder(tmp_path: Path):
         load_run(write_experiment(tmp_path / "run", []))
 
 
-@pytest.mark.parametrize("name", ["config.json", "result.json"])
-def test_a_file_that_is_not_json_is_named(tmp_path: Path, name: str):
+DEEP = b"[" * 100_000
+DAMAGED = [
+    ("config.json", b'{"status": "COMP', "Unterminated string"),
+    ("result.json", b'{"status": "COMP', "Unterminated string"),
+    ("config.json", b"", "Expecting value"),
+    ("result.json", b"", "Expecting value"),
+    ("config.json", b"[]", "it holds a list, where a dict must be"),
+    ("result.json", b"[]", "it holds a list, where a dict must be"),
+    ("config.json", b"{}", "key is missing"),
+    ("result.json", b"{}", "status is missing"),
+    ("result.json", json.dumps(UNTOLD | {"status": "DONE"}).encode(), "its status is 'DONE'"),
+    ("config.json", DEEP, "maximum recursion depth"),
+    ("result.json", DEEP, "maximum recursion depth"),
+    ("config.json", b'{"name": "\xff"}', "codec can't decode"),
+    ("metrics.jsonl", DEEP + b"\n", "line 1 is no row"),
+    ("metrics.jsonl", b'{"step": "1"}\n', "line 1 is no row"),
+    ("metrics.jsonl", b'{"step": 1, "train_loss": "$x$"}\n', "line 1 is no row"),
+    ("metrics.jsonl", b'{"step": 1, "eval_calibration": [1]}\n', "line 1 is no row"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "fault"), DAMAGED)
+def test_a_damaged_file_is_named_and_the_other_trials_are_read(
+    tmp_path: Path, name: str, content: bytes, fault: str, capsys: pytest.CaptureFixture[str]
+):
     run = write_experiment(tmp_path / "run", ["baseline"])
     file = write_trial(run, "baseline", ROWS, result=COMPLETE) / name
-    file.write_text('{"status": "COMP')
-    with pytest.raises(ValueError, match=r"cannot be read \(Unterminated string.*start the run"):
-        load_run(run)
+    file.write_bytes(content)
+    (line,) = damage_told_of(run, capsys)
+    assert line.startswith(f"quarterhour: {file}")
+    assert fault in line
+    assert "restore it, or delete it and start the run again" in line or "delete the line" in line
+
+
+def pipe(file: Path) -> None:
+    os.mkfifo(file)
+
+
+def link(file: Path) -> None:
+    file.symlink_to(file.parent.parent / "elsewhere")
+    (file.parent.parent / "elsewhere").write_text("{}")
+
+
+def huge(file: Path) -> None:
+    with file.open("w") as hole:
+        hole.truncate(2**41)
+
+
+@pytest.mark.parametrize("name", ["config.json", "result.json", "metrics.jsonl"])
+@pytest.mark.parametrize("make", [pipe, link, huge])
+def test_what_is_no_plain_file_is_named(
+    tmp_path: Path, name: str, make: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+):
+    run = write_experiment(tmp_path / "run", ["baseline"])
+    file = write_trial(run, "baseline", ROWS, result=COMPLETE) / name
+    file.unlink()
+    make(file)
+    (line,) = damage_told_of(run, capsys)
+    assert line.startswith(f"quarterhour: {file} cannot be read")
+
+
+@pytest.mark.parametrize("copy", ["a/seed0 (copy)", "a (copy)/seed0", "0001", "model"])
+def test_a_folder_that_is_not_called_as_its_trial_is_somebody_elses(tmp_path: Path, copy: str):
+    run = write_experiment(tmp_path / "run", ["a"])
+    shutil.copytree(write_trial(run, "a", ROWS), run / copy)
+    assert load_run(run).trials["folder"].to_list() == [str(run / "a/seed0")]
 
 
 def test_a_copy_of_a_trial_in_the_run_folder_is_named(tmp_path: Path):

@@ -253,7 +253,8 @@ def test_a_second_search_on_a_run_is_refused_with_the_process_of_the_first(
     assert "runs/search: not running" in quarterhour("status", "runs/search")[1]
 
 
-def test_status_tells_states_best_cost_and_rate(quarterhour: Quarterhour):
+def test_status_tells_states_best_cost_and_rate(quarterhour: Quarterhour, folder: Path):
+    (folder / "runs/search/elapsed.json").write_text('{"seconds": 1800}')
     code, output, errors = quarterhour("status", "runs/search")
     assert (code, errors) == (0, "")
     for part in (
@@ -357,3 +358,87 @@ def test_help_names_the_commands_of_a_search(quarterhour: Quarterhour):
     assert code == 0
     for command in ("search", "enqueue", "status", "dashboard"):
         assert f" {command} " in output
+
+
+def test_status_tells_no_rate_where_its_clock_lacks_time(quarterhour: Quarterhour, folder: Path):
+    clock, unknown = (
+        folder / "runs/search/elapsed.json",
+        "no rate is known: runs/search/elapsed.json",
+    )
+    clock.unlink()
+    assert unknown in quarterhour("status", "runs/search")[1]
+    clock.write_text('{"seconds": 4.0e-7}')
+    assert unknown in quarterhour("status", "runs/search")[1]
+    clock.write_text("")
+    code, output, errors = quarterhour("status", "runs/search")
+    assert (code, len(errors.splitlines())) == (0, 1)
+    assert "runs/search/elapsed.json cannot be read" in errors
+    assert unknown in output
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_status_only_reads(quarterhour: Quarterhour, folder: Path):
+    run = folder / "runs/search"
+    (run / ".lock").touch()
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    before = sorted(run.rglob("*"))
+    above = [parent for parent in folder.parents if parent.stat().st_uid == 0]
+    rights = {parent: parent.stat().st_mode for parent in above}
+    try:
+        for parent in above:
+            parent.chmod(rights[parent] | 0o055)
+        os.seteuid(65_534)
+        code, output, errors = quarterhour("status", "runs/search")
+        assert (code, errors) == (0, "")
+        assert "COMPLETE 6" in output
+        assert "runs/search: not running" in output
+        os.seteuid(0)
+        run.chmod(0)
+        os.seteuid(65_534)
+        code, output, errors = quarterhour("status", "runs/search")
+    finally:
+        os.seteuid(0)
+        run.chmod(0o755)
+        for parent, mode in rights.items():
+            parent.chmod(mode)
+    assert code == 2
+    assert errors == (
+        "quarterhour: runs/search/experiment.json cannot be read (Permission denied): its owner has"
+        " to let you read it\n"
+    )
+    assert sorted(run.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"PYTHONIOENCODING": "latin-1"},
+        {"LC_ALL": "C"},
+    ],
+)
+def test_what_a_terminal_cannot_show_is_replaced(environment: dict[str, str], folder: Path):
+    (folder / "runs/search").rename(folder / "runs/söarch-日")
+    script = "from quarterhour.tune.cli import main; main()"
+    command = [sys.executable, "-c", script, "status", "runs/söarch-日"]
+    environment = {**os.environ, **environment}
+    done = subprocess.run(command, cwd=folder, capture_output=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"COMPLETE" in done.stdout
+    command[-1] = "runs/nösuch-日"
+    done = subprocess.run(command, cwd=folder, capture_output=True, env=environment)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"quarterhour: run folder runs/n")
+
+
+def test_a_searchs_folder_has_no_colon_but_one_that_has_it_goes_on(tmp_path: Path):
+    request = SearchRequest(
+        profile="quick", corpus=None, tokenizer=None, values={}, seeds=(0,), name=None,
+        space="spaces/mine.py:space", budget="tokens:8.2M", objective="heldout_loss",
+        scheduler=None, resources=plan_resources(1, 0), runs=tmp_path,
+    )  # fmt: skip
+    assert request.folder == tmp_path / "search-spaces_mine.py-space-tokens-8.2M"
+    old = tmp_path / "search-spaces_mine.py:space-tokens:8.2M"
+    old.mkdir()
+    assert request.folder == old

@@ -26,8 +26,9 @@ from searches import (
 
 from quarterhour.search_spaces.profiles import QUICK
 from quarterhour.search_spaces.reference import SIX
-from quarterhour.tune.run_folder import METRICS, STUDY, Status, read_rows
+from quarterhour.tune.run_folder import CONFIG, METRICS, QUEUE, RESULT, STUDY, Status, read_rows
 from quarterhour.tune.search.queue import add_point, waiting_points
+from quarterhour.tune.search.settings import Search
 from quarterhour.tune.search.study import STATES
 
 ENDINGS = [complete, diverge, run_out_of_memory, die]
@@ -678,3 +679,103 @@ def test_a_trial_with_a_budget_in_seconds_is_in_the_rungs_of_the_next_start_by_i
         driver.end(trial)
     assert [len(values) for values in rungs(driver).values()] == [2, 2]
     assert rungs(Driver(one, trials=2)) == rungs(driver)
+
+
+@pytest.mark.parametrize("damaged", [CONFIG, RESULT, METRICS])
+def test_a_damaged_trial_is_told_and_left_alone_and_the_search_goes_on(
+    damaged: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    search = tiny_search(tmp_path)
+    Driver(search, trials=8).run()
+    file = search.trials()[3].folder / damaged
+    file.write_text('{"heldout_loss": \n')
+    before = inodes(search.folder)
+    again = Driver(search, trials=10).run()
+    (line,) = set(capsys.readouterr().err.splitlines())
+    assert line.startswith(f"quarterhour: {file}")
+    assert not {"0003"} & {*again.trained}
+    names = [path.name for path in sorted(search.folder.glob("0*"))]
+    assert names == [f"{number:04d}" for number in range(len(names))]
+    assert inodes(search.folder).items() >= before.items()
+    keys = [json.loads(path.read_text())["key"] for path in search.folder.glob(f"*/{RESULT}")
+            if path.parent.name != "0003"]  # fmt: skip
+    assert len(set(keys)) == len(keys)
+
+
+def test_the_key_of_a_damaged_trial_is_not_trained_again(tmp_path: Path):
+    search = tiny_search(tmp_path, space=three_rates)
+    Driver(search, trials=3, first_points=[]).run()
+    (search.trials()[1].folder / RESULT).write_text("")
+    assert Driver(search, trials=3).run().trained == []
+
+
+@pytest.mark.parametrize("name", ["0002 (copy)", "0099", "00002", "2", "notes"])
+def test_a_copy_of_a_trials_folder_is_somebody_elses(name: str, tmp_path: Path):
+    search = tiny_search(tmp_path)
+    Driver(search, trials=8).run()
+    specs = search.trials()
+    shutil.copytree(search.folder / "0002", search.folder / name)
+    again = Driver(search, trials=8)
+    assert search.trials() == specs
+    assert again.state.ended
+
+
+def test_optunas_trials_have_the_numbers_of_their_folders(tmp_path: Path):
+    search = tiny_search(tmp_path)
+    Driver(search, trials=8).run()
+    shutil.rmtree(search.folder / "0002")
+    driver = Driver(search, trials=8)
+    assert driver.next()
+    has_folder = {int(path.name) for path in search.folder.glob("0*")}
+    numbered = {t.number: t for t in optuna_trials(search)}
+    assert {n for n, t in numbered.items() if t.params} == has_folder
+    for spec in search.trials():
+        rate = numbered[int(spec.name)].params["optim.learning_rate"]
+        assert rate == spec.config.optim.learning_rate
+    assert len(list(search.folder.glob("0*/checkpoint.pt"))) == 1
+    best = min(has_folder - {8}, key=lambda n: numbered[n].value or 9)
+    assert (search.folder / f"{best:04d}/checkpoint.pt").exists()
+
+
+def test_bad_files_in_the_queue_are_told_and_wait_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    search = tiny_search(tmp_path)
+    good = search.new_config({"optim.learning_rate": 2.5e-3})
+    add_point(search.folder, good)
+    queue = search.folder / QUEUE
+    bad = {"000000-a.json": "", "000000-b.json": "[]", "000000-c.json": '{"model": 3}'}
+    bad |= {"000000-d.json": "[" * 100_000}
+    for name, content in (bad | {"notes.json": "mine"}).items():
+        (queue / name).write_text(content)
+    driver = Driver(search, trials=8).run()
+    assert driver.state.stopped_because is None
+    assert good in [spec.config for spec in search.trials()]
+    assert {path.name for path in queue.iterdir()} == {*bad, "notes.json"}
+    told = {*capsys.readouterr().err.splitlines()}
+    assert len(told) == len(bad)
+    assert all(any(name in line for line in told) for name in bad)
+    add_point(search.folder, good)
+    assert len(waiting_points(search.folder)) == 1
+
+
+def on_machine(search: Search, name: str, sharing: int) -> Search:
+    place = {"versions": {}, "git_commit": None, "hardware": {"name": name}}
+    return replace(search, provenance=place, sharing=sharing)
+
+
+@pytest.mark.parametrize(("machine", "sharing", "adopts"), [
+    ("this", 1, True), ("this", 2, False), ("other", 1, False)
+])  # fmt: skip
+def test_a_figure_of_the_machine_is_adopted_from_equal_hardware_and_sharing_alone(
+    machine: str, sharing: int, adopts: bool, tmp_path: Path
+):
+    objectives = ("heldout_loss", "tokens_per_second")
+    first, second = (tiny_search(tmp_path, name, objectives=objectives) for name in "ab")
+    first, second = on_machine(first, "this", 1), on_machine(second, machine, sharing)
+    Driver(first, trials=2).run()
+    assert bool(second.points_of(first.folder)) == adopts
+    driver = Driver(second, trials=2).run()
+    assert driver.trained == ([] if adopts else ["0000", "0001"])
+    plain = replace(on_machine(tiny_search(tmp_path, "c"), "other", 1), sharing=None)
+    assert Driver(plain, trials=2).run().trained == []

@@ -19,12 +19,13 @@ from typing import Any
 import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from tensorboard.backend.event_processing.data_ingester import _parse_event_files_spec
 from tiny import tiny_config, write_corpus
 
 from quarterhour.search_spaces.reference import SIX
 from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.run_folder import Status, read_rows
-from quarterhour.tune.tensorboard_server import serve
+from quarterhour.tune.tensorboard_server import _logdir, serve
 from quarterhour.tune.training.recorder import Recorder
 
 BROWSER = shutil.which("chromium")
@@ -123,6 +124,18 @@ def test_trials_are_named_from_their_run_folder_and_followed_while_they_train(tm
         assert steps_of(address, "search/0042", "loss/train") == [1, 2, 3, 4]
         assert steps_of(address, "search/0042", "loss_by_tokens/train") == [64, 128, 192, 256]
         assert runs_of(address) == ["grid/large_batch/seed0", "search/0042"]
+
+
+def test_the_printed_command_shows_a_folder_with_a_colon(tmp_path: Path):
+    folders = [tmp_path / "search-tokens:8.2M", tmp_path / "grid"]
+    for folder in folders:
+        folder.mkdir()
+    with _logdir(folders, tmp_path) as (_, (option, spec)):
+        assert option == "--logdir_spec"
+        assert _parse_event_files_spec(spec) == {
+            str(tmp_path / "search-tokens:8.2M"): "search-tokens-8.2M",
+            str(tmp_path / "grid"): "grid",
+        }
 
 
 @pytest.mark.slow

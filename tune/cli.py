@@ -1,5 +1,6 @@
 """The command line's entry point: all commands, and one line for bad input."""
 
+import io
 import sys
 
 import typer
@@ -18,6 +19,9 @@ for group in (train, tensorboard, doctor, search, analysis):
 
 def main() -> None:
     """Entry point: one line and exit code 2 for bad input."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # not every terminal can show every character
     try:
         sys.exit(app(standalone_mode=False))
     except typer.TyperException as error:

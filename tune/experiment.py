@@ -1,5 +1,6 @@
 """A run folder, resolved before anything trains: what runs in it, on which data and machine."""
 
+import functools
 import json
 import os
 import platform
@@ -22,14 +23,16 @@ from quarterhour.data.tokens import TokenData, prepare_tokens
 from quarterhour.search_spaces.point import NUMERICS_VERSION, TrialConfig
 from quarterhour.search_spaces.profiles import PROFILES, Profile
 from quarterhour.search_spaces.reference import reference_configurations
-from quarterhour.tune.ledger import TrialSpec
+from quarterhour.tune.ledger import TrialSpec, claims_folder
 from quarterhour.tune.machine import best_precision, describe_hardware
 from quarterhour.tune.places import Resources
 from quarterhour.tune.run_folder import (
+    BEFORE,
     EXPERIMENT,
     FORMAT_VERSION,
     LOCK,
     OWNER,
+    PROVENANCE,
     owner,
     read_experiment,
 )
@@ -75,8 +78,11 @@ class ExperimentRequest:
 
     @property
     def folder(self) -> Path:
-        """The run folder."""
-        return self.runs / (self.name or self.default_name)
+        """The run folder. One that has a colon is gone on with; no new one gets it by default."""
+        folder = self.runs / (self.name or self.default_name)
+        if self.name or folder.exists():
+            return folder
+        return folder.with_name(folder.name.replace(":", "-"))  # for TensorBoard, a mark of its own
 
     @property
     def default_name(self) -> str:
@@ -109,6 +115,7 @@ class Experiment:
                 config=replace(config, seed=seed),
                 data_fingerprint=self.tokens.manifest.fingerprint,
                 folder=self.folder / name / f"seed{seed}",
+                provenance=self.provenance,
             )
             for seed, (name, config) in product(self.seeds, self.configurations.items())
         ]
@@ -121,6 +128,7 @@ class Experiment:
         """
         self._check_disk()
         self.folder.mkdir(parents=True, exist_ok=True)
+        claims_folder(self.folder.parent)
         try:
             with FileLock(self.folder / LOCK, timeout=0):
                 write_text(self.folder / OWNER, f"{os.getpid()} on {platform.node()}")
@@ -149,11 +157,19 @@ class Experiment:
             "domains": self._domains(),
             "numerics_version": NUMERICS_VERSION,
             "data": asdict(self.profile.data) | asdict(self.tokens.manifest),
-            "versions": {"python": platform.python_version()} | package_versions(),
-            "git_commit": git_commit(),
-            "hardware": describe_hardware(self.resources.device),
+            **self.provenance,
             "resources": asdict(self.resources)
             | {"threads": self.resources.threads, "concurrency": self.resources.concurrency},
+        }
+
+    @functools.cached_property
+    def provenance(self) -> Mapping[str, Any]:
+        """Versions, commit and hardware with which its trials are trained now."""
+        packages = {package: version(package) for package in PACKAGES}
+        return {
+            "versions": {"python": platform.python_version()} | packages,
+            "git_commit": git_commit(),
+            "hardware": describe_hardware(self.resources.device),
         }
 
     def _domains(self) -> dict[str, list[Any]]:
@@ -181,8 +197,10 @@ class Experiment:
                 raise ValueError(
                     f"{self.folder} was made with {difference}: pass --name for another folder"
                 )
-        seeds = sorted({*old["seeds"], *new["seeds"]})
-        return new | {"created": old["created"], "seeds": seeds}
+        seeds = sorted({*(old.get("seeds") or []), *new["seeds"]})
+        kept = {"created": old.get("created"), "seeds": seeds}
+        before = old.get(BEFORE) or {name: old[name] for name in PROVENANCE if name in old}
+        return new | kept | {BEFORE: before}
 
     def _check_disk(self) -> None:
         """Raises ValueError without room for all trials' checkpoints and those being written."""
@@ -284,7 +302,7 @@ def git_commit() -> str | None:
 
 def _get(values: Any, path: str) -> Any:
     for name in path.split("."):
-        values = values[name]
+        values = values.get(name) if isinstance(values, dict) else None
     return values
 
 

@@ -3,16 +3,19 @@
 A trial's key is the hash of everything that decides its numbers. A finished key is never trained
 again: whoever meets it adopts the folder.
 
-What reads or writes a folder raises OSError where the disk does not allow it. A file is called
-damaged where it holds no JSON object, or rows that `read_rows` refuses.
+What writes a folder raises OSError where the disk does not allow it; what reads one raises
+DamagedError. Where one of many trials is damaged, the user is told and the others go on: it is
+neither trained, nor counted, nor taken from, until its file is mended or deleted.
 """
 
+import errno
 import json
 import os
 import shutil
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+import stat
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +24,32 @@ from filelock import FileLock
 from quarterhour.data.files import write_folder, write_text
 from quarterhour.search_spaces.point import TrialConfig
 from quarterhour.tune.run_folder import (
+    CHECKPOINT,
     CLAIMS,
     CONFIG,
     ERROR,
+    EVENTS,
+    MEND,
+    METRICS,
     RESULT,
+    SAMPLES,
+    TRIALS_ON_DEVICE,
+    DamagedError,
     Row,
     Status,
+    damage_told,
     ended_folders,
-    look_anew,
-    read_json,
+    is_plain_file,
+    provenance,
+    read_config,
+    read_ending,
+    read_file,
     read_rows,
     run_of,
 )
+
+ADOPTED = (METRICS, SAMPLES, CHECKPOINT, EVENTS)
+"""What is taken of a finished trial, beside its result."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +90,9 @@ class Result:
 class TrialSpec:
     """One trial to run: its name, resolved configuration, data and folder.
 
-    `origin` says where a search took it from.
+    `origin` says where a search took it from, `provenance` where it is trained now: versions,
+    commit, hardware. With `sharing` its figures of the machine count: a result is adopted only from
+    equal hardware that so many trials shared.
     """
 
     name: str
@@ -81,16 +100,26 @@ class TrialSpec:
     data_fingerprint: str
     folder: Path
     origin: str | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    sharing: int | None = None
 
     @property
     def key(self) -> str:
         """Identity of the trial."""
         return self.config.key(self.data_fingerprint)
 
-    @property
-    def is_timed(self) -> bool:
-        """Whether its budget is a time: its steps depend on the machine, so it adopts no result."""
-        return bool(self.config.budget.seconds)
+    def may_adopt(self, source: Path) -> bool:
+        """Whether a finished trial of the same key stands for this one.
+
+        With a budget in seconds none does, since its steps depend on the machine.
+        """
+        if self.config.budget.seconds:
+            return False
+        if self.sharing is None:
+            return True
+        there = [place.get("hardware") for place in provenance(source)]
+        shared = max((row.get(TRIALS_ON_DEVICE) or 0 for row in read_rows(source)), default=0)
+        return there == [self.provenance.get("hardware")] and shared == self.sharing
 
     @property
     def label(self) -> str:
@@ -104,22 +133,35 @@ class TrialSpec:
         tokens = self.config.budget.trained_steps * data.batch_size * data.seq_len
         return tokens * self.config.model.flops_per_token(data.seq_len)
 
-    def write_config(self) -> None:
-        """Make the trial's folder and its `config.json`."""
+    def write_config(self, earlier: Iterable[Mapping[str, Any]] = ()) -> None:
+        """Make the trial's folder and its `config.json`.
+
+        It goes on from what was trained with the `earlier` provenances.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
+        trained = [*earlier, self.provenance] if self.provenance else [*earlier]
         content = {
             "key": self.key,
             "name": self.name,
             "seed": self.config.seed,
             "data_fingerprint": self.data_fingerprint,
             "origin": self.origin,
+            "provenance": [place for n, place in enumerate(trained) if place not in trained[:n]],
             "config": asdict(self.config),
         }
         write_text(self.folder / CONFIG, json.dumps(content, indent=2))
 
     def result(self) -> Result | None:
-        """How the trial ended, or None if it has not; raises ValueError if that is damaged."""
+        """How the trial ended, or None if it has not; raises DamagedError."""
         return read_result(self.folder)
+
+    def ending(self) -> Result | None:
+        """How the trial ended, for people, to whom it has FAILED where that is damaged."""
+        try:
+            return self.result()
+        except DamagedError as error:
+            reason = error.reason
+        return Result(status=Status.FAILED, key=self.key, parameters=0, metrics={}, reason=reason)
 
     def clear_result(self) -> None:
         """Forget how the trial ended, to try again from its checkpoint."""
@@ -130,15 +172,14 @@ class TrialSpec:
         (self.folder / ERROR).unlink(missing_ok=True)
 
     def write_failure(self) -> None:
-        """End a trial whose process died or raised an error, which its folder then holds.
-
-        Raises ValueError where the trial's rows are damaged.
-        """
-        path = self.folder / ERROR
-        error = path.read_text().strip().splitlines()[-1] if path.exists() else None
-        rows = read_rows(self.folder)
-        reason = error or "its process died, perhaps for want of memory"
-        self.write_result(Status.FAILED, rows[-1] if rows else {}, reason=reason)
+        """End a trial whose process died or raised an error, which its folder then holds."""
+        error, rows = "its process died, perhaps for want of memory", list[Row]()
+        with suppress(FileNotFoundError, DamagedError):
+            text = read_file(self.folder / ERROR).decode(errors="replace").strip()
+            error = text.splitlines()[-1] if text else error
+        with suppress(DamagedError):
+            rows = read_rows(self.folder)
+        self.write_result(Status.FAILED, rows[-1] if rows else {}, reason=error)
 
     def write_result(self, status: Status, metrics: Row, **ending: Any) -> None:
         """Write `result.json`; `ending` has the reason, and whether the trial diverged.
@@ -156,92 +197,147 @@ class TrialSpec:
 
 
 def read_spec(folder: Path) -> TrialSpec:
-    """The trial of a folder that `write_config` has made; raises ValueError if it is damaged."""
-    content = read_json(folder / CONFIG)
+    """The trial of a folder that `write_config` has made.
+
+    Raises DamagedError where its configuration cannot be read, FileNotFoundError without one.
+    """
+    content = read_config(folder)
     return TrialSpec(
         name=content["name"],
-        config=TrialConfig.from_dict(content["config"]),
+        config=config_in(folder / CONFIG, content["config"]),
         data_fingerprint=content["data_fingerprint"],
         folder=folder,
         origin=content.get("origin"),
     )
 
 
+def config_in(path: Path, values: Mapping[str, Any]) -> TrialConfig:
+    """The configuration whose values are in a file; raises DamagedError where they are none."""
+    try:
+        return TrialConfig.from_dict(values)
+    except (ValueError, TypeError, KeyError, ArithmeticError) as error:
+        raise DamagedError(path, f" holds no configuration ({error})", MEND) from error
+
+
 def read_result(folder: Path) -> Result | None:
-    """The result in a trial's folder, or None if there is none; ValueError if it is damaged."""
-    look_anew(folder)
-    path = folder / RESULT
-    if not path.exists():
+    """The result in a trial's folder, or None if there is none; raises DamagedError."""
+    fields = read_ending(folder)
+    if not fields:
         return None
-    fields = read_json(path)
-    return Result(status=Status(fields.pop("status")), **fields)
+    try:
+        return Result(status=Status(fields.pop("status")), **fields)
+    except ValueError as error:
+        raise DamagedError(folder / RESULT, f" cannot be read ({error})", MEND) from error
 
 
 def finished_folders(runs: Path) -> dict[str, Path]:
-    """Folders of all finished trials below the folder of all runs, by key.
-
-    Raises ValueError where a result is damaged.
-    """
-    results = ((folder, read_result(folder)) for folder in ended_folders(runs))
-    return {result.key: folder for folder, result in results if result and result.final}
+    """Folders of all finished trials below the folder of all runs, by key."""
+    finished: dict[str, Path] = {}
+    for folder in ended_folders(runs):
+        with damage_told():
+            if (result := read_result(folder)) and result.final:
+                finished[result.key] = folder
+    return finished
 
 
 def adopt(spec: TrialSpec, source: Path) -> None:
     """Put a finished trial of the same key into `spec`'s folder; its result says where it is from.
 
-    Its files are linked where the disk can, since nobody writes to them any more. Raises ValueError
-    where its result is damaged.
+    Its files are linked where the disk can, since nobody writes to them any more. Links in its
+    folder are left out, and what no trial has. Raises DamagedError.
     """
+    read_rows(source)
 
     def copy(target: Path) -> None:
-        shutil.copytree(source, target, copy_function=_link_or_copy, dirs_exist_ok=True)
-        fields = read_json(source / RESULT)
+        for path in (path for name in ADOPTED for path in source.glob(name)):
+            if is_plain_file(path):
+                _link_or_copy(path, target / path.name)
+        fields = read_ending(source) or {}
         fields["adopted_from"] = fields["adopted_from"] or str(source)
         write_text(target / RESULT, json.dumps(fields, indent=2))
-        replace(spec, folder=target).write_config()
+        replace(spec, folder=target, provenance={}).write_config(provenance(source))
 
     write_folder(spec.folder, copy)
+
+
+def adopted(spec: TrialSpec, source: Path) -> bool:
+    """Adopt a finished trial if it stands for `spec` and is not damaged; whether it was."""
+    with damage_told():
+        if spec.may_adopt(source):
+            adopt(spec, source)
+            return True
+    return False
 
 
 def open_trials(specs: Iterable[TrialSpec], runs: Path) -> list[TrialSpec]:
     """Take up what is finished below the folder of all runs; the trials that are left to run.
 
-    A trial that ended otherwise loses its result, to be tried again. Raises ValueError where a
-    result is damaged.
+    A trial that ended otherwise loses its result, to be tried again.
     """
     finished = finished_folders(runs)
     todo: list[TrialSpec] = []
     for spec in specs:
-        source = finished.get(spec.key)
-        result = spec.result()
-        if result and result.final:
-            continue
-        if source and not spec.is_timed:
-            adopt(spec, source)
-        else:
-            spec.clear_result()
-            todo.append(spec)
+        with damage_told():
+            if _take_up(spec, finished.get(spec.key)):
+                todo.append(spec)
     return todo
+
+
+def _take_up(spec: TrialSpec, source: Path | None) -> bool:
+    """Whether a trial is left to run; it is not where it has ended or can be adopted."""
+    result = spec.result()
+    if result and result.final:
+        if not (spec.folder / CONFIG).exists():
+            replace(spec, provenance={}).write_config()
+        return False
+    if source and adopted(spec, source):
+        return False
+    read_rows(spec.folder)
+    spec.clear_result()
+    return True
 
 
 @contextmanager
 def claimed(spec: TrialSpec) -> Generator[None]:
     """Hold the trial's key, so that no two processes train it.
 
-    Waits for another run that trains it, and adopts its result if it finishes. Raises ValueError
-    where a result is damaged.
+    Waits for another run that trains it, and adopts its result if it finishes.
     """
-    folder = _runs(spec.folder) / CLAIMS
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = claims_folder(_runs(spec.folder))
     claim = folder / spec.key
-    with FileLock(claim.with_suffix(".lock")):
-        holder = Path(claim.read_text()) if claim.exists() else spec.folder
-        result = None if spec.is_timed else read_result(holder)
-        if not spec.result() and result and result.final and result.key == spec.key:
-            adopt(spec, holder)
-        else:
+    with FileLock(claim.with_suffix(".lock"), mode=folder.stat().st_mode & 0o666):
+        if not _adopted_from_holder(spec, claim):
             write_text(claim, str(spec.folder.absolute()))
         yield
+
+
+def _adopted_from_holder(spec: TrialSpec, claim: Path) -> bool:
+    """Adopt what the trial came to that held the claim before, if it can be; whether it was."""
+    if spec.result():
+        return False
+    with suppress(FileNotFoundError), damage_told():
+        holder = Path(os.fsdecode(read_file(claim)))
+        result = read_result(holder)
+        if result and result.final and result.key == spec.key:
+            return adopted(spec, holder)
+    return False
+
+
+def claims_folder(runs: Path) -> Path:
+    """Where trials' keys are claimed: whoever may write to the folder of all runs may claim.
+
+    It is made if it is missing. Raises OSError where it cannot be made or written.
+    """
+    runs.mkdir(parents=True, exist_ok=True)
+    folder, rights = runs / CLAIMS, runs.stat()
+    if not folder.exists():
+        folder.mkdir(exist_ok=True)
+        with suppress(PermissionError):  # only a member can give a folder to a group
+            os.chown(folder, -1, rights.st_gid)
+            folder.chmod(stat.S_IMODE(rights.st_mode) & ~stat.S_ISVTX)
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+    return folder
 
 
 def _runs(folder: Path) -> Path:
@@ -249,8 +345,8 @@ def _runs(folder: Path) -> Path:
     return (run_of(folder) or folder).parent
 
 
-def _link_or_copy(source: str, target: str) -> None:
+def _link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:
-        shutil.copy2(source, target)
+        shutil.copy2(source, target, follow_symlinks=False)

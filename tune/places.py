@@ -76,6 +76,11 @@ class Resources:
             return min(places, int(self.gpus) * int(1 / self.gpus_per_trial + 1e-9))
         return places
 
+    @property
+    def trials_on_device(self) -> int:
+        """The most trials that share a GPU, or a machine's CPU."""
+        return max(1, self.places // (int(self.gpus) if self.device == "cuda" else 1))
+
     def for_trial(self, config: TrialConfig) -> dict[str, float]:
         """What a trial asks of Ray: CPUs, a share of a GPU, bytes of its machine's memory.
 

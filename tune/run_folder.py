@@ -5,14 +5,19 @@ search, TensorBoard and the analysis.
 """
 
 import fcntl
+import functools
 import json
 import os
-from collections.abc import Iterator
-from contextlib import suppress
+import re
+import stat
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal
 
 # Raised when a reader of the version before would misread a folder.
@@ -31,6 +36,11 @@ EVENTS = "events.out.tfevents.*"
 ERROR = "error.txt"
 # Beside the runs: which folder has a key.
 CLAIMS = ".trials"
+
+PROVENANCE = ("versions", "git_commit", "hardware")
+"""What is told of where a trial was trained."""
+BEFORE = "before"
+"""Of a run that was begun before trials told that: what was told of the run."""
 
 TRIAL = ["configuration", "seed"]
 """What a trial of a run is known by; in a search a trial's number stands as its configuration."""
@@ -132,18 +142,137 @@ OBJECTIVES: dict[str, Better] = {
 """What a search can look for, and which way it is better."""
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in one of our json files; raises ValueError, one line, for a damaged one."""
+MEND = "restore it, or delete it and start the run again"
+"""What to do with one of our json files that is damaged."""
+
+
+class DamagedError(ValueError):
+    """A file of a run cannot be read: one line with its path, what is wrong, and what to do.
+
+    `reason` is what is wrong, without the folder.
+    """
+
+    def __init__(self, path: Path, fault: str, mend: str) -> None:
+        super().__init__(f"{path}{fault}: {mend}")
+        self.reason = f"{path.name}{fault}"
+
+
+@functools.cache
+def tell(line: str) -> None:
+    """Tell the user, once, what a command goes on without."""
+    print(f"quarterhour: {line}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def damage_told() -> Generator[None]:
+    """Go on after the block where a file in it is damaged, once the user is told."""
     try:
-        content = json.loads(path.read_bytes())
-        if not isinstance(content, dict):
-            raise ValueError(f"it holds a {type(content).__name__}")
-    except ValueError as error:
-        raise ValueError(
-            f"{path} cannot be read ({error}): it must hold one JSON object; restore it, or delete"
-            " it and start the run again"
-        ) from error
-    return content
+        yield
+    except DamagedError as error:
+        tell(str(error))
+
+
+def read_file(path: Path, most_bytes: int = 2**26) -> bytes:
+    """A file of a run folder, which may come from anywhere: links are not followed.
+
+    Raises FileNotFoundError where there is none, and DamagedError for what is no regular file of at
+    most so many bytes, or may not be read.
+    """
+    try:
+        with open(path, "rb", opener=_open_itself) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(0, "it is no regular file")
+            if status.st_size > most_bytes:
+                raise OSError(
+                    0, f"it has {status.st_size:,} bytes, and at most {most_bytes:,} may be"
+                )
+            return file.read()
+    except FileNotFoundError:
+        raise
+    except PermissionError as error:
+        fault = f" cannot be read ({error.strerror})"
+        raise DamagedError(path, fault, "its owner has to let you read it") from error
+    except OSError as error:
+        fault = f" cannot be read ({error.strerror})"
+        raise DamagedError(path, fault, "restore it, or move its folder elsewhere") from error
+
+
+def is_plain_file(path: Path) -> bool:
+    """Whether there is a file, and not a link to one or a pipe."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _open_itself(path: str, flags: int) -> int:
+    """Open a file, but not what a link leads to, and without waiting for a pipe's other end."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+# What a file must hold: a mapping has these names at least, a list has any number of one kind, and
+# a tuple stands for one of several kinds. What may be None may be missing.
+_CONFIG_KIND = {
+    "key": str,
+    "name": str,
+    "seed": int,
+    "data_fingerprint": str,
+    "origin": (str, NoneType),
+    "provenance": ([dict], NoneType),
+    "config": dict,
+}
+_RESULT_KIND = {
+    "status": str,
+    "key": str,
+    "parameters": int,
+    "metrics": dict,
+    "reason": (str, NoneType),
+    "diverged": bool,
+    "adopted_from": (str, NoneType),
+}
+_EXPERIMENT_KIND = {
+    "format": (int, NoneType),
+    BEFORE: (dict, NoneType),
+    "created": (str, NoneType),
+    "configurations": ([str], NoneType),
+    "seeds": ([int], NoneType),
+    "data": (dict, NoneType),
+    "domains": (dict, NoneType),
+    "resolved": (dict, NoneType),
+    "search": ({"objectives": dict, "seed": int}, NoneType),
+}
+_FIGURES = {int, float, NoneType}
+_SAMPLES_KIND = [{"step": int, "prompt": str, "continuation": str}]
+
+
+def read_json(path: Path, kind: Any = dict) -> Any:
+    """What one of our json files holds; DamagedError where it is of another kind."""
+    content = read_file(path)
+    try:
+        value = json.loads(content)
+        if misfit := _misfit(value, kind):
+            raise ValueError(misfit)
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(path, f" cannot be read ({error})", MEND) from error
+    return value
+
+
+def _misfit(value: Any, kind: Any, name: str = "it") -> str | None:
+    """The first part of a JSON value that is not of its kind, in words; None if all are."""
+    if isinstance(kind, tuple):
+        misfits = [_misfit(value, one, name) for one in kind]
+        return misfits[0] if all(misfits) else None
+    wanted = kind if isinstance(kind, type) else type(kind)
+    if type(value) is not wanted:
+        found = "is missing" if value is None else f"holds a {type(value).__name__}"
+        return f"{name} {found}, where a {wanted.__name__} must be"
+    parts: list[Any] = []
+    if isinstance(kind, dict):
+        parts = [(value.get(part), kind[part], part) for part in kind]
+    elif isinstance(kind, list):
+        parts = [(part, kind[0], f"{name} {number}") for number, part in enumerate(value)]
+    return next((misfit for part in parts if (misfit := _misfit(*part))), None)
 
 
 def read_experiment(folder: Path) -> dict[str, Any]:
@@ -151,11 +280,11 @@ def read_experiment(folder: Path) -> dict[str, Any]:
 
     Raises ValueError where it is damaged, or was written by a newer version of quarterhour.
     """
-    path = folder / EXPERIMENT
-    if not path.is_file():
+    try:
+        experiment = read_json(folder / EXPERIMENT, _EXPERIMENT_KIND)
+    except FileNotFoundError:
         return {}
-    experiment = read_json(path)
-    version = experiment.get("format", FORMAT_VERSION)
+    version = experiment.get("format") or FORMAT_VERSION
     if version > FORMAT_VERSION:
         raise ValueError(
             f"{folder} has format {version} of a run folder, and this quarterhour reads formats up"
@@ -164,41 +293,92 @@ def read_experiment(folder: Path) -> dict[str, Any]:
     return experiment
 
 
+def read_config(trial: Path) -> dict[str, Any]:
+    """What a trial's `config.json` holds. Raises FileNotFoundError or DamagedError."""
+    return read_json(trial / CONFIG, _CONFIG_KIND)
+
+
+def read_ending(trial: Path) -> dict[str, Any] | None:
+    """What a trial's `result.json` holds, or None if there is none. Raises DamagedError."""
+    look_anew(trial)
+    with suppress(FileNotFoundError):
+        result = read_json(trial / RESULT, _RESULT_KIND)
+        if result["status"] in [status for status in Status if status.ended]:
+            return {name: result[name] for name in _RESULT_KIND}
+        fault = f" cannot be read (its status is {result['status'][:40]!r})"
+        raise DamagedError(trial / RESULT, fault, MEND)
+    return None
+
+
+def read_samples(trial: Path) -> list[dict[str, Any]]:
+    """A trial's samples, newest first; none if none are written, or those are damaged."""
+    with suppress(FileNotFoundError), damage_told():
+        return read_json(trial / SAMPLES, _SAMPLES_KIND)
+    return []
+
+
+def provenance(trial: Path) -> list[dict[str, Any]]:
+    """Versions, commit and hardware that a trial was trained with, and with which it went on.
+
+    A trial that does not tell is from before trials did: it has those that its run had then.
+    """
+    with suppress(FileNotFoundError), damage_told():
+        if told := read_config(trial).get("provenance"):
+            return told
+    run = run_of(trial)
+    experiment = read_experiment(run) if run else {}
+    before = experiment.get(BEFORE) or experiment
+    return [{name: before[name] for name in PROVENANCE if name in before}]
+
+
 def run_of(trial: Path) -> Path | None:
     """The run folder that a trial's folder lies in, or None if it lies in none."""
     return next((path for path in trial.parents if (path / EXPERIMENT).exists()), None)
 
 
 def owner(folder: Path) -> str | None:
-    """The process that runs trials in a run folder at this moment, and its machine, if any."""
-    with suppress(FileNotFoundError), (folder / LOCK).open("rb") as lock:
+    """The process that runs trials in a run folder at this moment, and its machine, if any.
+
+    Asking needs no right to write. Nobody can tell where the lock may not be read: None.
+    """
+    with suppress(OSError), open(folder / LOCK, "rb", opener=_open_itself) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
-            return (folder / OWNER).read_text()
+            return read_file(folder / OWNER).decode(errors="replace")
     return None
 
 
 def elapsed_seconds(search: Path) -> float:
     """Seconds that a search had run, over all its starts, when it last saved them."""
-    path = search / ELAPSED
-    return read_json(path)["seconds"] if path.exists() else 0.0
+    with suppress(FileNotFoundError), damage_told():
+        return read_json(search / ELAPSED, {"seconds": (float, int)})["seconds"]
+    return 0.0
 
 
 def trial_folders(folder: Path) -> list[Path]:
-    """All folders of trials in a run folder, by name; those being written are hidden, and not."""
-    return [
-        path.parent
-        for path in sorted(folder.rglob(CONFIG))
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
+    """All folders of trials in a run folder, by name; those being written are hidden, and not.
+
+    What is not called as a trial is, such as a copy, is somebody else's.
+    """
+    return [path for path in sorted(_folders_with(folder, CONFIG)) if is_trial_name(path.name)]
+
+
+def is_trial_name(name: str) -> bool:
+    """Whether a trial's folder may be called so: by its seed, or by its number in a search."""
+    return bool(re.fullmatch(r"seed[0-9]+|[0-9]{4,}", name))
 
 
 def ended_folders(runs: Path) -> Iterator[Path]:
-    """The folders with a result anywhere below the folder of all runs, but hidden ones."""
-    for parent, folders, files in os.walk(runs):
+    """The trial folders with a result anywhere below the folder of all runs, but hidden ones."""
+    return _folders_with(runs, CONFIG, RESULT)
+
+
+def _folders_with(top: Path, *names: str) -> Iterator[Path]:
+    """The folders below `top` that hold these; no links are followed, no hidden folders read."""
+    for parent, folders, files in os.walk(top):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        if RESULT in files:
+        if set(names) <= set(files):
             yield Path(parent)
 
 
@@ -211,25 +391,38 @@ def look_anew(folder: Path) -> None:
 def read_rows(folder: Path, having: str = "") -> list[Row]:
     """Rows of a trial's `metrics.jsonl`: all, or those that have a column.
 
-    What was cut off at the end while it was written is left out. Raises ValueError, one line, for a
-    line that is no row, and for steps that do not rise.
+    What was cut off at the end while it was written is left out. Raises DamagedError for a line
+    that is no row, and for steps that do not rise.
     """
     look_anew(folder)
     path = folder / METRICS
     lines = [line for line in _whole_lines(path) if not having or f'"{having}"'.encode() in line]
     try:
         rows = json.loads(b"[" + b",".join(lines) + b"]")  # one call for all is much faster
-        steps = [0, *(row["step"] for row in rows)]
-        if len(rows) == len(lines) and all(a < b for a, b in pairwise(steps)):
+        are_rows = len(rows) == len(lines) and all(map(_is_row, rows))
+        if are_rows and all(a["step"] < b["step"] for a, b in pairwise([{"step": 0}, *rows])):
             return rows
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, RecursionError):
         pass
     return _read_lines(path, lines)
 
 
+def _is_row(value: Any) -> bool:
+    """Whether a JSON value has a step, and else figures, and bins where they belong."""
+    if not isinstance(value, dict) or type(value.get("step")) is not int:
+        return False
+    if EVAL_CALIBRATION in value:
+        value = dict(value)
+        if _misfit(value.pop(EVAL_CALIBRATION), ([[(int, float)]], NoneType)):
+            return False
+    return set(map(type, value.values())) <= _FIGURES
+
+
 def _whole_lines(path: Path) -> list[bytes]:
     """The lines of a file, but not what was cut off at its end while it was written."""
-    return path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    with suppress(FileNotFoundError):
+        return read_file(path, most_bytes=2**30).split(b"\n")[:-1]
+    return []
 
 
 def _read_lines(path: Path, lines: list[bytes]) -> list[Row]:
@@ -238,18 +431,22 @@ def _read_lines(path: Path, lines: list[bytes]) -> list[Row]:
     last = 0
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
-            step = row["step"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(
-                f"{path}, line {number} is no row ({line[:40]!r}): every line must be a JSON object"
-                " with a step; repair or delete the line"
-            ) from error
-        if step <= last:
-            raise ValueError(
-                f"{path}, line {number} has step {step} after step {last}: steps must rise;"
-                " delete the lines that were written twice"
+            row: Any = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not _is_row(row):
+            raise DamagedError(
+                path,
+                f", line {number} is no row ({line[:40]!r})",
+                "every line must be a JSON object with a step and else figures; repair or delete"
+                " the line",
+            )
+        if row["step"] <= last:
+            raise DamagedError(
+                path,
+                f", line {number} has step {row['step']} after step {last}",
+                "steps must rise; delete the lines that were written twice",
             )
         rows.append(row)
-        last = step
+        last = row["step"]
     return rows

@@ -71,7 +71,8 @@ def _logdir(folders: Sequence[Path], runs: Path) -> Generator[tuple[str, list[st
     with tempfile.TemporaryDirectory(prefix="quarterhour") as links:
         for name, folder in named.items():
             os.symlink(folder.resolve(), f"{links}/{name}")
-        spec = ",".join(f"{name}:{folder}" for name, folder in named.items())
+        # TensorBoard takes what is before the first colon for the name.
+        spec = ",".join(f"{name.replace(':', '-')}:{path}" for name, path in named.items())
         yield links, ["--logdir_spec", spec]
 
 

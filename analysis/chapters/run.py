@@ -57,10 +57,10 @@ def provenance(run: Run) -> pd.DataFrame:
         "seeds": ", ".join(map(str, sorted(run.trials["seed"].unique()))),
         "trials": _counted(run.trials["status"]),
         **{name: _listed(value) for name, value in (experiment.get("search") or {}).items()},
-        "hardware": _listed(experiment.get("hardware")),
+        "hardware": _of_trials(run, "hardware"),
         "resources": _listed(experiment.get("resources")),
-        "versions": _listed(experiment.get("versions")),
-        "git commit": experiment.get("git_commit"),
+        "versions": _of_trials(run, "versions"),
+        "git commit": _of_trials(run, "git_commit"),
         **{f"data: {name}": value for name, value in experiment["data"].items()},
         "numerics version": experiment.get("numerics_version"),
         "differences from the study": "; ".join(differences(run).values()) or "none",
@@ -73,15 +73,38 @@ def provenance(run: Run) -> pd.DataFrame:
 
 
 def trials(run: Run) -> pd.DataFrame:
-    """Every trial: how it ended, how far it got, and the last known value of each measure."""
-    columns = [*TRIAL, "origin", "status", "steps_done", "parameters", "reason"]
+    """Every trial: how it ended, how far it got, and the last known value of each measure.
+
+    An adopted trial was trained in the folder that it is adopted from.
+    """
+    columns = [*TRIAL, "origin", "adopted_from", "status", "steps_done", "parameters", "reason"]
     table = run.trials.reindex(columns=columns)
-    if run.trials["origin"].isna().to_numpy().all():
-        table = table.drop(columns="origin")
+    told = [name for name in ("origin", "adopted_from") if table[name].isna().to_numpy().all()]
+    table = table.drop(columns=told)
     if not run.rows.empty:
         last = run.rows.groupby(TRIAL, as_index=False).last()
         table = table.merge(last.reindex(columns=[*TRIAL, *_MEASURES]), how="left", on=TRIAL)
     return table.assign(reason=table.pop("reason")).set_index(TRIAL)
+
+
+def _of_trials(run: Run, what: str) -> str | None:
+    """Where the trials were trained; where they differ, each place with the trials of it."""
+    trials_at: dict[str | None, list[str]] = {}
+    for trial in run.trials.to_dict("records"):
+        for place in trial["provenance"]:
+            label = f"{trial['configuration']}/{trial['seed']}"
+            trials_at.setdefault(_listed(place.get(what)), []).append(label)
+    if not trials_at:
+        return _listed(run.experiment.get(what))
+    if len(trials_at) == 1:
+        return next(iter(trials_at))
+    return "; ".join(f"{place or 'missing'} ({_some(of)})" for place, of in trials_at.items())
+
+
+def _some(labels: list[str]) -> str:
+    """A few of them, and how many more."""
+    more = f" and {len(labels) - 3} more" if len(labels) > 3 else ""
+    return f"{', '.join(labels[:3])}{more}"
 
 
 def _distinct(run: Run, column: str) -> str | None:

@@ -1,15 +1,13 @@
 """What the models of a run write."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from quarterhour.analysis.chapters.search.results import search_results
 from quarterhour.analysis.runs import Run
 from quarterhour.analysis.sections import Section
-from quarterhour.tune.run_folder import SAMPLES
+from quarterhour.tune.run_folder import read_samples
 
 SHOWN = 6
 
@@ -30,14 +28,9 @@ def samples(run: Run) -> pd.DataFrame:
             if text["step"] == texts[0]["step"]
         }
         for trial in chosen.head(SHOWN).to_dict("records")
-        if (texts := _read_samples(Path(trial["folder"])))
+        if (texts := read_samples(Path(trial["folder"])))
     }
     return pd.DataFrame(written).rename_axis("prompt")
-
-
-def _read_samples(folder: Path) -> list[dict[str, Any]]:
-    file = folder / SAMPLES
-    return json.loads(file.read_bytes()) if file.is_file() else []
 
 
 SECTION = Section[Run](

@@ -57,7 +57,7 @@ def start(spec: TrialSpec, tokens: TokenData) -> None:
 def counts(config: TrialConfig) -> dict[str, int]:
     """How often a whole trial does each part."""
     budget = config.budget
-    ends = budget.window_ends()
+    ends = list(budget.window_ends())
     evaluations = sum(budget.evaluates_at(end) for end in ends)
     heldout = sum(budget.evaluates_at(end) or end in budget.quarter_ends() for end in ends)
     return {

@@ -32,6 +32,8 @@ def to_param_space(spec: TrialSpec) -> dict[str, Any]:
         "data_fingerprint": spec.data_fingerprint,
         "folder": str(spec.folder.absolute()),  # another machine may have another folder to be in
         "origin": spec.origin,
+        "provenance": dict(spec.provenance),
+        "sharing": spec.sharing,
     }
 
 
@@ -43,6 +45,8 @@ def from_param_space(values: dict[str, Any]) -> TrialSpec:
         data_fingerprint=values["data_fingerprint"],
         folder=Path(values["folder"]),
         origin=values["origin"],
+        provenance=values["provenance"],
+        sharing=values["sharing"],
     )
 
 

@@ -30,7 +30,7 @@ def verify(
     from quarterhour.analysis.chapters.verify import Verdict, counts, verify_cells, verify_orderings
     from quarterhour.analysis.runs import load_run
 
-    with options.bad_input():
+    with options.bad_input(written_by=None):
         run = load_run(folder)
         cells, orderings = verify_cells(run), verify_orderings(run)
     is_setting = cells["setting"].to_numpy()
@@ -91,9 +91,10 @@ def report(
     from quarterhour.analysis.runs import load_run
     from quarterhour.data.files import write_folder
 
-    with options.bad_input():
+    with options.bad_input(written_by=None):
         runs = [load_run(folder) for folder in folders]
-        target = output or folders[0] / "report"
+    target = output or folders[0] / "report"
+    with options.bad_input(written_by="--output"):
         _check_replaceable(target)
         write_folder(target, lambda folder: write_report(runs, folder))
     print(f"report in {target / PAGE}")

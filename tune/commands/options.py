@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import platformdirs
 import typer
 
 if TYPE_CHECKING:
@@ -53,16 +54,31 @@ Runs = Annotated[Path, typer.Option(help="Folder that holds all run folders.")]
 
 
 @contextmanager
-def bad_input() -> Generator[None]:
-    """End bad input with one line and exit code 2."""
+def bad_input(written_by: str | None = "--runs") -> Generator[None]:
+    """End bad input with one line and exit code 2.
+
+    `written_by` is the option that takes the folder that the block writes; None where it only
+    reads.
+    """
     try:
         yield
     except ValueError as error:
         raise typer.TyperException(" ".join(str(error).split())) from error
     except OSError as error:
+        fault = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         raise typer.TyperException(
-            f"{error.filename}: {error.strerror}; choose a folder that can be written with --runs"
+            f"{fault}; {_advice(str(error.filename), written_by)}"
         ) from error
+
+
+def _advice(path: str, written_by: str | None) -> str:
+    """What to do where the system does not let a file be written, or read."""
+    cache = platformdirs.user_cache_path()
+    if Path(path) in cache.parents or Path(path).is_relative_to(cache):
+        written_by = "XDG_CACHE_HOME in the environment"
+    if not written_by:
+        return "it must be there for you to read"
+    return f"choose a folder that can be written and has room, with {written_by}"
 
 
 def planned_resources(

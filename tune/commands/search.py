@@ -11,7 +11,14 @@ import typer
 from rich.console import Console
 
 from quarterhour.tune.commands import options
-from quarterhour.tune.run_folder import OBJECTIVES, Status, elapsed_seconds, owner
+from quarterhour.tune.run_folder import (
+    ELAPSED,
+    OBJECTIVES,
+    Status,
+    elapsed_seconds,
+    owner,
+    read_experiment,
+)
 
 if TYPE_CHECKING:
     from quarterhour.analysis.chapters.search.results import SearchResults
@@ -100,7 +107,7 @@ def search(
         if complete:
             fresh = _fresh_trials(planned)
             _train(console, experiment, fresh)
-            complete = all(spec.result() for spec in fresh)
+            complete = all(spec.ending() for spec in fresh)
     _print_results(console, planned.folder, _results(planned.folder))
     if searcher.stopped_because:
         console.print(f"stopped: {searcher.stopped_because}", markup=False)
@@ -194,22 +201,28 @@ def enqueue(
 def status(folder: RunFolder) -> None:
     """Show how far a search is, also while it runs: states, best trials, cost, rate."""
     console = Console()
-    with options.bad_input():
-        results, hours = _results(folder), elapsed_seconds(folder) / 3600
-    process = owner(folder)
+    with options.bad_input(written_by=None):
+        results = _results(folder)
+        rate, process = _rate(folder, results), owner(folder)
     console.print(f"{folder}: " + (f"running, process {process}" if process else "not running"))
     if STOPPED in set(results.searched["status"]):
         console.print(f"{STOPPED} trials go on when the search is started again")
     _print_results(console, folder, results)
-    if hours:
-        rate = _trained(results) / hours
-        console.print(f"{rate:.1f} trials an hour over {hours:.2f} hours")
+    if rate:
+        console.print(rate)
 
 
-def _trained(results: "SearchResults") -> int:
-    """How many trials have ended here; adopted ones took no time."""
-    own = results.searched.loc[results.searched["adopted_from"].isna(), "status"]
-    return int(own.isin([status for status in Status if status.ended]).sum())
+def _rate(folder: Path, results: "SearchResults") -> str:
+    """How many trials a search ends in an hour; adopted ones took no time."""
+    ended = results.searched["status"].isin([status for status in Status if status.ended])
+    trained = results.searched.loc[ended & results.searched["adopted_from"].isna()]
+    seconds, resources = elapsed_seconds(folder), read_experiment(folder).get("resources") or {}
+    if seconds * resources.get("concurrency", 1) < trained["seconds"].sum():
+        return f"no rate is known: {folder / ELAPSED} lacks time in which its trials were trained"
+    if not seconds:
+        return ""
+    hours = seconds / 3600
+    return f"{len(trained) / hours:.1f} trials an hour over {hours:.2f} hours"
 
 
 @app.command()

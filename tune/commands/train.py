@@ -1,6 +1,5 @@
 """The commands that train the six reference configurations: grid, run."""
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +8,7 @@ import typer
 from rich.console import Console
 
 from quarterhour.tune.commands import options
-from quarterhour.tune.run_folder import SAMPLES, TABLES
+from quarterhour.tune.run_folder import TABLES, read_samples
 
 if TYPE_CHECKING:
     from quarterhour.analysis.chapters.paper.comparison import Comparison
@@ -58,15 +57,17 @@ def grid(
         experiment = build_experiment(request)
     console = Console()
     with options.opened(experiment):
-        todo = open_trials(experiment.trials(), runs)
+        with options.bad_input():
+            todo = open_trials(experiment.trials(), runs)
         console.print(_headline(experiment, len(todo)))
         if todo:
             with TrialsProgress(console, todo, len(experiment.trials()) - len(todo)) as progress:
                 run_trials(todo, experiment.tokens, experiment.resources, progress)
     measured, tables = load_run(experiment.folder), experiment.folder / TABLES
     comparisons = beside_published(measured)
+    with options.bad_input():
+        write_csv(comparisons, tables)
     _print_comparisons(console, measured, comparisons)
-    write_csv(comparisons, tables)
     console.print(f"tables as csv in {tables}")
     _end(console, experiment)
 
@@ -108,7 +109,8 @@ def run(
         experiment = build_experiment(request)
     console = Console()
     with options.opened(experiment):
-        todo = open_trials(experiment.trials(), runs)
+        with options.bad_input():
+            todo = open_trials(experiment.trials(), runs)
         console.print(_headline(experiment, len(todo)))
         for spec in todo:
             _train_here(console, experiment, spec)
@@ -145,15 +147,15 @@ def _train_here(console: Console, experiment: "Experiment", spec: "TrialSpec") -
 
 def _print_result(console: Console, spec: "TrialSpec") -> None:
     """The trial's last measures and one of its samples."""
-    result = spec.result()
+    result = spec.ending()
     if result and not result.reason:
         names = ("train_loss_last", "eval_loss", "heldout_loss", "heldout_bits_per_byte")
         losses = ", ".join(
             f"{name} {result.metrics[name]:.3f}" for name in names if name in result.metrics
         )
         console.print(f"{spec.label}: {losses}")
-        sample = json.loads((spec.folder / SAMPLES).read_text())[0]
-        console.print(f"sample: {sample['prompt']}{sample['continuation']}", markup=False)
+        for sample in read_samples(spec.folder)[:1]:
+            console.print(f"sample: {sample['prompt']}{sample['continuation']}", markup=False)
 
 
 def _headline(experiment: "Experiment", n_todo: int) -> str:
@@ -187,7 +189,7 @@ def _print_comparisons(console: Console, run: "Run", comparisons: "list[Comparis
 
 def _end(console: Console, experiment: "Experiment") -> None:
     """Say how the trials ended: exit code 1 if one failed, 130 if some were stopped."""
-    results = {spec.label: spec.result() for spec in experiment.trials()}
+    results = {spec.label: spec.ending() for spec in experiment.trials()}
     failed = {label: result for label, result in results.items() if result and result.reason}
     stopped = [label for label, result in results.items() if not result]
     console.print(f"{len(results) - len(failed) - len(stopped)} of {len(results)} trials complete")

@@ -29,7 +29,7 @@ class Proposals:
     ) -> None:
         self._search = search
         self._study = study
-        self._number = int(begun[-1].name) + 1 if begun else 0
+        self._number = max(search.numbers(), default=-1) + 1
         self._begun = {spec.key for spec in begun}
         points = {self._key(config): (origin, config) for origin, config in first_points}
         self._first_points = {key: points[key] for key in points if key not in self._begun}

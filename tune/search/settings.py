@@ -4,7 +4,8 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,17 @@ from quarterhour.search_spaces.point import TrialConfig
 from quarterhour.search_spaces.profiles import PROFILES
 from quarterhour.tune.experiment import Experiment, ExperimentRequest, build_experiment
 from quarterhour.tune.ledger import TrialSpec, read_spec
+from quarterhour.tune.places import Resources
 from quarterhour.tune.run_folder import (
+    COLUMNS,
     CONFIG,
     ELAPSED,
     FRESH_SEEDS,
     HELDOUT_BITS_PER_BYTE,
     OBJECTIVES,
+    damage_told,
     elapsed_seconds,
+    is_trial_name,
     read_experiment,
     trial_folders,
 )
@@ -67,7 +72,8 @@ class SearchRequest(ExperimentRequest):
 class Search:
     """Optuna trials on one space, all with one budget and one seed.
 
-    `reference` has the six reference points with that budget.
+    `reference` has the six reference points with that budget. `provenance` and `sharing` are those
+    of its trials; `sharing` is None where no objective depends on the machine.
     """
 
     folder: Path
@@ -78,6 +84,8 @@ class Search:
     objectives: tuple[str, ...]
     scheduler: str
     seed: int
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    sharing: int | None = None
 
     @property
     def baseline(self) -> TrialConfig:
@@ -93,20 +101,39 @@ class Search:
         return self.budget.applied_to(config)
 
     def trials(self) -> list[TrialSpec]:
-        """All trials that have begun, by number."""
-        paths = sorted(self.folder.glob(f"[0-9]*/{CONFIG}"), key=lambda path: int(path.parent.name))
-        return [read_spec(path.parent) for path in paths]
+        """All trials that have begun and are not damaged, by number.
+
+        A folder that is not called as its trial is, such as a copy, is somebody else's.
+        """
+        specs: list[TrialSpec] = []
+        for number in self.numbers():
+            with suppress(FileNotFoundError), damage_told():
+                specs.append(self._now(read_spec(self.folder / f"{number:04d}")))
+        return [spec for spec in specs if spec.name == spec.folder.name]
+
+    def numbers(self) -> list[int]:
+        """The numbers of all folders of trials, damaged ones too, rising."""
+        paths = [
+            path for path in self.folder.glob(f"[0-9]*/{CONFIG}") if not path.parent.is_symlink()
+        ]
+        names = [path.parent.name for path in paths if is_trial_name(path.parent.name)]
+        return sorted(int(name) for name in names if name == f"{int(name):04d}")
+
+    def _now(self, spec: TrialSpec) -> TrialSpec:
+        """A trial, to be trained from now on."""
+        return replace(spec, provenance=self.provenance, sharing=self.sharing)
 
     def trial(self, number: int, config: TrialConfig, origin: str) -> TrialSpec:
         """Trial `number` of the search, as a folder of its own."""
         name = f"{number:04d}"
-        return TrialSpec(
+        spec = TrialSpec(
             name=name,
             config=config,
             data_fingerprint=self.data_fingerprint,
             folder=self.folder / name,
             origin=origin,
         )
+        return self._now(spec)
 
     def new_config(self, values: Mapping[str, Any]) -> TrialConfig:
         """The configuration of a user's point, on the baseline.
@@ -144,15 +171,18 @@ class Search:
         description = read_experiment(source)
         if not description:
             raise ValueError(f"--from {source}: it is no run folder, for it has no experiment.json")
-        other = description["data"]["fingerprint"]
+        other = description.get("data", {}).get("fingerprint")
         if other != self.data_fingerprint:
             raise ValueError(
                 f"--from {source}: it was trained on data with fingerprint {other}, and this search"
                 f" is on {self.data_fingerprint}; their losses cannot be compared"
             )
-        specs = [read_spec(folder) for folder in trial_folders(source)]
-        taken = [spec.config for spec in specs if self._takes(spec)]
-        return [(source.name, self._budgeted(config)) for config in taken]
+        taken: list[FirstPoint] = []
+        for folder in trial_folders(source):
+            with damage_told():
+                if self._takes(spec := self._now(read_spec(folder))):
+                    taken.append((source.name, self._budgeted(spec.config)))
+        return taken
 
     def _budgeted(self, config: TrialConfig) -> TrialConfig:
         """A configuration of another run, with this search's budget."""
@@ -163,6 +193,8 @@ class Search:
         result = spec.result()
         same = (spec.config.seed, spec.config.precision) == (self.seed, self.baseline.precision)
         if not (result and result.final and same):
+            return False
+        if self.sharing and not spec.may_adopt(spec.folder):
             return False
         try:
             budgeted = self._budgeted(spec.config)
@@ -237,6 +269,8 @@ def build_search(request: SearchRequest) -> tuple[Experiment, Search]:
         objectives=objectives,
         scheduler=scheduler,
         seed=seed,
+        provenance=experiment.provenance,
+        sharing=_sharing(objectives, request.resources),
     )
     experiment = replace(
         experiment,
@@ -245,6 +279,12 @@ def build_search(request: SearchRequest) -> tuple[Experiment, Search]:
         drawn_values=_drawn_values(search),
     )
     return experiment, search
+
+
+def _sharing(objectives: Sequence[str], resources: Resources) -> int | None:
+    """How many trials share a device, where the objectives depend on that."""
+    of_machine = any(COLUMNS[name].of_machine for name in objectives)
+    return resources.trials_on_device if of_machine else None
 
 
 def _scheduler(asked: str | None, objectives: Sequence[str]) -> str:

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 import optuna
 
 from quarterhour.tune.experiment import BYTES_PER_PARAMETER
-from quarterhour.tune.ledger import Result, TrialSpec, adopt, finished_folders
+from quarterhour.tune.ledger import Result, TrialSpec, adopted, finished_folders
 from quarterhour.tune.places import Resources
 from quarterhour.tune.progress import SearchProgress
-from quarterhour.tune.run_folder import Status
+from quarterhour.tune.run_folder import Status, damage_told, read_rows
 from quarterhour.tune.search.limits import Limits, Obstacles
 from quarterhour.tune.search.objectives import objectives_text
 from quarterhour.tune.search.proposals import SAMPLER, Proposals
@@ -50,11 +50,13 @@ class SearchState:
         self._interrupted = deque[TrialSpec]()
         self._best: list[TrialSpec] = []
         self.stopped_because: str | None = None
-        for spec in search.trials():
-            self._take_up(spec)
+        begun = search.trials()
+        for spec in begun:
+            with damage_told():
+                self._take_up(spec)
         self._study.write()
         self._keep_best(spec for spec in self._specs if spec.name not in self._open)
-        self._proposals = Proposals(search, self._study, first_points, self._specs)
+        self._proposals = Proposals(search, self._study, first_points, begun)
 
     @property
     def ended(self) -> bool:
@@ -88,17 +90,22 @@ class SearchState:
         self._clock.save()
 
     def _take_up(self, spec: TrialSpec) -> None:
-        """Take in a trial from before. One that has not ended, or has crashed, goes on."""
+        """Take in a trial from before. One that has not ended, or has crashed, goes on.
+
+        Raises DamagedError, and leaves the trial alone.
+        """
+        if not spec.result():
+            read_rows(spec.folder)
         if self.pruner:
             self.pruner.judge(spec)  # a kill may have come between its last row and its judgement
         if (result := spec.result()) and result.crashed:
             spec.clear_result()
         if not spec.result():
             self._end_if_too_large(spec)  # this machine may have less memory than the last
+        running = self._study.take_up(spec)
         if result := spec.result():
             self._remember(spec, result)
         self._specs.append(spec)
-        running = self._study.take_up(spec)
         if running:
             self._open[spec.name] = running
             self._interrupted.append(spec)
@@ -127,11 +134,7 @@ class SearchState:
     def _end_untrained(self, spec: TrialSpec) -> None:
         """Give a trial its result if it needs no training, or can have none."""
         source = self._finished.get(spec.key)
-        if spec.result():
-            return
-        if source and not spec.is_timed:
-            adopt(spec, source)
-        else:
+        if not spec.result() and not (source and adopted(spec, source)):
             self._end_if_too_large(spec)
 
     def _end_if_too_large(self, spec: TrialSpec) -> None:
@@ -159,7 +162,8 @@ class SearchState:
 
     def _keep_best(self, ended: Iterable[TrialSpec]) -> None:
         """Drop the checkpoints of all but the best, since they would fill the disk."""
-        best = [self._specs[number] for number in sorted(self._study.best())]
+        numbers = self._study.best()
+        best = [spec for spec in self._specs if int(spec.name) in numbers]
         for spec in (*self._best, *ended):
             if spec not in best:
                 for path in spec.folder.glob("checkpoint*.pt"):

@@ -109,6 +109,7 @@ class LedgerStudy:
         result = spec.result()
         if not result:
             return self.ask_at(int(spec.name), spec.config)
+        self._skip_to(int(spec.name))
         point = locate(self._search.space, self._search.baseline, spec.config)
         ended = optuna.create_trial(
             state=STATES[result.status],
@@ -124,13 +125,20 @@ class LedgerStudy:
     def ask_at(self, number: int, config: TrialConfig) -> optuna.Trial:
         """A running trial at a given configuration. Raises ValueError if the space lacks it."""
         point = locate(self._search.space, self._search.baseline, config)
+        self._skip_to(number)
         self._study.enqueue_trial(point.params)
         return self._ask(number, point.distributions)
 
     def propose(self, number: int) -> tuple[optuna.Trial, Mapping[str, Any]]:
         """A running trial where the sampler wants it, and its point of the space."""
+        self._skip_to(number)
         trial = self._ask(number, {})
         return trial, self._search.space(trial)
+
+    def _skip_to(self, number: int) -> None:
+        """Let the next trial have its folder's number: one that is not there has failed."""
+        for _ in range(len(self._study.get_trials(deepcopy=False)), number):
+            self._study.add_trial(optuna.create_trial(state=TrialState.FAIL))
 
     def _ask(self, number: int, distributions: dict[str, BaseDistribution]) -> optuna.Trial:
         self._study.sampler = sampler(self._search.seed, number)

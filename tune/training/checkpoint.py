@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from quarterhour.data.files import write_file
-from quarterhour.tune.run_folder import CHECKPOINT, PREVIOUS_CHECKPOINT, read_rows
+from quarterhour.tune.run_folder import CHECKPOINT, PREVIOUS_CHECKPOINT, is_plain_file, read_rows
 from quarterhour.tune.training.recorder import Recorder
 from quarterhour.tune.training.trainer import Trainer
 
@@ -57,7 +57,7 @@ class Checkpoints:
         replaced by a fresh one. Raises ValueError where the rows are damaged.
         """
         steps = {row["step"] for row in read_rows(self._folder)}
-        for path in filter(Path.exists, (self._newest, self._previous)):
+        for path in filter(is_plain_file, (self._newest, self._previous)):
             try:
                 state = _read(path, trainer.device)
                 if state["trainer"]["step"] not in steps:

@@ -28,6 +28,7 @@ from quarterhour.tune.run_folder import (
     TRAIN_LOSS,
     Row,
     Status,
+    is_plain_file,
     read_experiment,
     read_rows,
     run_of,
@@ -89,7 +90,12 @@ class TrialEvents:
 
     def __init__(self, spec: TrialSpec) -> None:
         for path in spec.folder.glob(EVENTS):
-            os.truncate(path, 0)  # TensorBoard's slower reader waits for ever for a removed one
+            # TensorBoard's slower reader waits for ever for a removed one. A file of two names may
+            # be another trial's.
+            if is_plain_file(path) and path.stat().st_nlink == 1:
+                os.truncate(path, 0)
+            else:
+                path.unlink()
         self._writer = FileWriter(spec.folder)
         # A reader that has followed the earlier files drops what it read there.
         self._writer.add_event(Event(session_log=SessionLog(status=SessionLog.START)), step=0)

@@ -30,7 +30,7 @@ def with_measured_steps(spec: TrialSpec, batches: Batches, device: torch.device)
         return spec
     begun = read_spec(spec.folder) if (spec.folder / CONFIG).exists() else spec
     if begun.config.budget.steps and begun.key == spec.key:
-        return begun
+        return replace(spec, config=begun.config)
     each = _step_seconds(spec.config, batches, device, PROBE_SHARE * budget.seconds)
     measured = budget.with_steps(max(QUARTERS, int(budget.seconds / each)))
     return replace(spec, config=replace(spec.config, budget=measured))

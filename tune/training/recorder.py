@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 
 from quarterhour.data.files import write_text
 from quarterhour.tune.ledger import TrialSpec
-from quarterhour.tune.run_folder import HELDOUT_LOSS, METRICS, SAMPLES, Row, Status, read_rows
+from quarterhour.tune.run_folder import (
+    HELDOUT_LOSS,
+    METRICS,
+    SAMPLES,
+    Row,
+    Status,
+    read_rows,
+    read_samples,
+)
 from quarterhour.tune.training.events import TrialEvents
 
 
@@ -22,7 +30,7 @@ class Recorder:
         write_text(spec.folder / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
         self._file = (spec.folder / METRICS).open("a")
         self._samples_path = spec.folder / SAMPLES
-        samples = json.loads(self._samples_path.read_text()) if self._samples_path.exists() else []
+        samples = read_samples(spec.folder)
         self._samples = [sample for sample in samples if sample["step"] <= step]
         self._events = TrialEvents(spec)
         for row in rows:

@@ -22,6 +22,7 @@ from quarterhour.tune.run_folder import (
     TRIALS_ON_DEVICE,
     Row,
     Status,
+    provenance,
     read_rows,
 )
 from quarterhour.tune.training.checkpoint import Checkpoints
@@ -90,8 +91,8 @@ class Trial:
                 yield read_rows(self.spec.folder)[-1]
 
     def _train(self) -> Generator[Row]:
-        self.spec.write_config()
         self.trainer, self.seconds = self.checkpoints.load(self.trainer)
+        self.spec.write_config(provenance(self.spec.folder) if self.trainer.step else ())
         recorder = Recorder(self.spec, self.trainer.step)
         try:
             for end in self.config.budget.window_ends():

@@ -192,6 +192,7 @@ def write_csv(comparisons: list[Comparison], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"table{table.number}_{table.name}.csv" for table in comparisons]
     for table, file in zip(comparisons, files, strict=True):
+        file.unlink(missing_ok=True)  # which may be a link that somebody has put there
         table.frame().to_csv(file, index_label="configuration", float_format="%.10g")
     return files
 

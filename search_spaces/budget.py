@@ -24,7 +24,8 @@ class SearchBudget:
     amount: float
 
     def __str__(self) -> str:
-        return f"{self.unit}:{self.amount:.15g}"
+        short = f"{self.amount:.15g}"
+        return f"{self.unit}:{short if float(short) == self.amount else repr(self.amount)}"
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -49,20 +50,22 @@ class SearchBudget:
     def applied_to(self, config: TrialConfig) -> TrialConfig:
         """`config` with as many steps as fit into this budget.
 
-        Raises BudgetTooSmallError if fewer than four steps fit.
+        Raises BudgetTooSmallError if fewer than four steps fit; it says how much four take.
         """
         if self.unit == "seconds":
             budget = replace(config.budget, steps=0, seconds=self.amount)
             return replace(config, budget=budget)
-        steps = int(self.amount / self._of_a_step(config) * (1 + 1e-12))
+        steps = int(self.amount / self.of_a_step(config) * (1 + 1e-12))
         if steps < QUARTERS:
+            least = replace(self, amount=float(QUARTERS * self.of_a_step(config)))
             raise BudgetTooSmallError(
                 f"budget {self} is {steps} steps of data.batch_size {config.data.batch_size} and"
-                f" data.seq_len {config.data.seq_len}: it must be at least {QUARTERS}; raise it"
+                f" data.seq_len {config.data.seq_len}: it must be at least {QUARTERS}, {least}"
             )
         return replace(config, budget=config.budget.with_steps(steps))
 
-    def _of_a_step(self, config: TrialConfig) -> float:
+    def of_a_step(self, config: TrialConfig) -> int:
+        """What a step of `config` takes; 1 for a budget in seconds, whose trials measure theirs."""
         tokens = config.data.batch_size * config.data.seq_len
         flops = tokens * config.model.flops_per_token(config.data.seq_len)
-        return {"steps": 1, "tokens": tokens, "flops": flops}[self.unit]
+        return {"steps": 1, "tokens": tokens, "flops": flops, "seconds": 1}[self.unit]

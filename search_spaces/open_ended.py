@@ -6,12 +6,10 @@ head), so any configuration can be looked up in it.
 """
 
 import dataclasses
-import runpy
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, get_args
 
 import optuna
@@ -22,10 +20,9 @@ from quarterhour.model.optim import Schedule
 from quarterhour.search_spaces.point import TrialConfig
 from quarterhour.search_spaces.profiles import Profile
 from quarterhour.search_spaces.reference import scaled
+from quarterhour.search_spaces.space_file import Space, quiet, read_space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-Space = Callable[[BaseTrial], Mapping[str, Any]]
 
 
 def open_ended(profile: Profile) -> Space:
@@ -87,9 +84,18 @@ class _Lookup(FixedTrial):
     """Suggests a configuration's own values; an error names the parameter that cannot take its."""
 
     def suggest_categorical(self, name: str, choices: Any) -> Any:
-        if self._params[name] not in choices:
+        if name in self._params and self._params[name] not in choices:
             raise ValueError(f"{name} is {self._params[name]!r} and must be one of {choices}")
         return super().suggest_categorical(name, choices)
+
+    def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
+        """The value. As in Optuna's own trials, the first range that a name is given holds."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # Optuna only warns of a value out of range
+            try:
+                return super()._suggest(name, self._distributions.get(name, distribution))
+            except Warning as error:
+                raise ValueError(str(error)) from error
 
 
 def locate(space: Space, baseline: TrialConfig, config: TrialConfig) -> SpacePoint:
@@ -99,12 +105,10 @@ def locate(space: Space, baseline: TrialConfig, config: TrialConfig) -> SpacePoi
     """
     values = _values(config)
     trial = _Lookup(values)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        try:
-            point = space(trial)
-        except (Warning, ValueError) as error:  # Optuna only warns of a value out of range
-            raise ValueError(f"outside the search space: {error}") from error
+    try:
+        point = space(trial)
+    except ValueError as error:
+        raise ValueError(f"outside the search space: {error}") from error
     built = _values(baseline.with_values(point))
     for path, value in values.items():
         if built[path] != value:
@@ -115,57 +119,57 @@ def locate(space: Space, baseline: TrialConfig, config: TrialConfig) -> SpacePoi
     return SpacePoint(params=trial.params, distributions=trial.distributions)
 
 
+def draw(space: Space, baseline: TrialConfig, trial: optuna.Trial) -> TrialConfig:
+    """The configuration of the point that a space has for an Optuna trial, on `baseline`.
+
+    Raises ValueError where it cannot be built, or `locate` would not find it again.
+    """
+    point = space(trial)
+    config = baseline.with_values(point)
+    if fault := _fault(point, config, trial.params):
+        raise ValueError(f"it {fault}")
+    try:
+        locate(space, baseline, config)
+    except ValueError as error:
+        raise ValueError(
+            f"no search could go on from it, for given the same values the space has another"
+            f" ({error}); let it depend on its parameters alone"
+        ) from error
+    return config
+
+
 def load_space(name: str, profile: Profile) -> Space:
-    """`open-ended`, or NAME of a user's FILE.py, given as `FILE.py:NAME`.
+    """`open-ended`, or NAME of a user's FILE.py, given as `FILE.py:NAME`. It warns only here.
 
     Raises ValueError if there is no such space, or its points cannot be used.
     """
-    space = open_ended(profile) if name == "open-ended" else _from_file(name)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    trial = study.ask()
+    space = open_ended(profile) if name == "open-ended" else read_space(name)
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
     try:
         point = space(trial)
         config = profile.baseline.with_values(point)
     except Exception as error:
         raise ValueError(f"--space {name}: {str(error) or type(error).__name__}") from error
-    budget = [path for path in point if path.startswith("budget.") or path in ("seed", "precision")]
-    if budget:
-        raise ValueError(f"--space {name} sets {budget[0]}: use --budget, --seed or --precision")
-    if not trial.params:
-        raise ValueError(f"--space {name} has no parameter: call trial.suggest_float(…) in it")
+    if fault := _fault(point, config, trial.params):
+        raise ValueError(f"--space {name} {fault}")
+    return partial(quiet, space)
+
+
+def _fault(point: Mapping[str, Any], config: TrialConfig, params: Mapping[str, Any]) -> str | None:
+    """Why a point that can be built is no point of a search, or None."""
+    fixed = [path for path in point if path.startswith("budget.") or path in ("seed", "precision")]
+    if fixed:
+        return f"sets {fixed[0]}: use --budget, --seed or --precision"
+    if not params:
+        return "has no parameter: call trial.suggest_float(…) in it"
     values = _values(config)
-    for parameter, value in trial.params.items():
+    for parameter, value in params.items():
         if values.get(parameter) != value:
-            raise ValueError(
-                f"--space {name} has a parameter '{parameter}' that does not set what it is named"
-                f" after: name it one of {', '.join(_values(profile.baseline))}"
+            return (
+                f"has a parameter '{parameter}' that does not set what it is named after: name it"
+                f" one of {', '.join(values)}"
             )
-    return space
-
-
-def _from_file(name: str) -> Space:
-    file, colon, function = name.rpartition(":")
-    if not colon or not file.endswith(".py"):
-        raise ValueError(f"unknown space '{name}': use open-ended or FILE.py:NAME")
-    if not Path(file).is_file():
-        raise ValueError(f"--space {name}: there is no file {file}")
-    try:
-        names = runpy.run_path(file)
-    except Exception as error:
-        raise ValueError(f"--space {name}: {file} cannot be run: {error}") from error
-    if not callable(names.get(function)):
-        raise ValueError(f"--space {name}: {file} has no function {function}")
-    return partial(_called, names[function])
-
-
-def _called(function: Space, trial: BaseTrial) -> Mapping[str, Any]:
-    """A point of a user's space; any other error becomes a ValueError that names its kind."""
-    try:
-        return dict(function(trial))
-    except (ValueError, Warning):
-        raise
-    except Exception as error:
-        raise ValueError(f"{type(error).__name__}: {error}") from error
+    return None
 
 
 def _values(config: TrialConfig) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self
 
+import numpy as np
+
 from quarterhour.data.batches import BatchConfig
 from quarterhour.model.decoder import DecoderConfig
 from quarterhour.model.optim import OptimConfig
@@ -109,7 +111,8 @@ class TrialConfig:
     def with_values(self, values: Mapping[str, Any]) -> Self:
         """A new configuration with other values: `{"optim.learning_rate": 1e-3, …}`.
 
-        With `budget.seconds` among them, the trial measures its steps, unless they are given too.
+        Numpy's numbers pass for Python's. With `budget.seconds` among them, the trial measures its
+        steps, unless they are given too.
 
         Raises ValueError for an unknown path, a wrong type or an impossible combination.
         """
@@ -187,8 +190,14 @@ def _unknown(path: str) -> ValueError:
     return ValueError(f"unknown key '{path}'{meant}: use one of {', '.join(keys)}")
 
 
+def plain(value: Any) -> Any:
+    """A number or a text of numpy's as Python's; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def _checked(part: Any, field: str, path: str, value: Any) -> Any:
     """`value` as the field's type; a whole number passes for a float. Else ValueError."""
+    value = plain(value)
     kind = typing.get_type_hints(type(part)).get(field)
     if kind is None or dataclasses.is_dataclass(kind):
         raise _unknown(path)

@@ -25,6 +25,8 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> TokenData:
     [
         ("steps:2000", "steps", 2_000), ("tokens:8.2M", "tokens", 8.2e6),
         ("flops:1e16", "flops", 1e16), ("seconds:900", "seconds", 900),
+        ("seconds:0.12345678901234567", "seconds", 0.12345678901234567),
+        ("flops:1.2345678901234567e+16", "flops", 1.2345678901234567e16),
         ("tokens:300k", "tokens", 3e5), ("tokens:1B", "tokens", 1e9), ("flops:2T", "flops", 2e12),
     ],
 )  # fmt: skip
@@ -57,8 +59,10 @@ def test_no_trial_spends_more_and_each_within_a_step_of_the_budget(
     assert spent <= amount * (1 + 1e-9)
     assert spent + of_step > amount
     assert dataclasses.replace(budgeted, budget=config.budget) == config
-    with pytest.raises(BudgetTooSmallError, match="at least 4"):
+    with pytest.raises(BudgetTooSmallError, match="at least 4") as told:
         SearchBudget(unit=unit, amount=3.9 * of_step).applied_to(config)
+    least = SearchBudget.parse(str(told.value).split()[-1])
+    assert least.applied_to(config).budget.steps == 4
 
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)

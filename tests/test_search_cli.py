@@ -9,18 +9,20 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from searches import Driver
+from searches import Driver, measured
 from tiny import write_corpus
 
 import quarterhour.tune.cli
 from quarterhour.analysis.chapters.search.results import rerun_command
 from quarterhour.analysis.runs import load_run
+from quarterhour.search_spaces.point import parse_assignment
 from quarterhour.tune.cli import main
-from quarterhour.tune.ledger import read_spec
+from quarterhour.tune.ledger import TrialSpec, read_spec
 from quarterhour.tune.places import plan_resources
 from quarterhour.tune.run_folder import Status
 from quarterhour.tune.search.queue import waiting_points
 from quarterhour.tune.search.settings import SearchRequest, build_search, read_search
+from quarterhour.tune.search.state import SearchState
 
 Quarterhour = Callable[..., tuple[int, str, str]]
 
@@ -50,6 +52,13 @@ SPACES = {
     "    return {'optim.beta1': beta}\n"
     "def number(trial):\n"
     "    return 3\n",
+    "wild.py": "import random\n"
+    "def space(trial):\n"
+    "    beta = trial.suggest_float('optim.beta1', 0.1, 0.9)\n"
+    "    return {'optim.beta1': beta, 'optim.beta2': random.uniform(0.9, 0.99)}\n"
+    "def seeded(trial):\n"
+    "    beta = trial.suggest_float('optim.beta1', 0.1, 0.9)\n"
+    "    return {'optim.beta1': beta} | ({'seed': 9} if beta < 0.15 else {})\n",
     "raising.py": "1 / 0\n",
     "empty.py": "",
 }
@@ -61,6 +70,8 @@ SPACE_ERRORS = [
     ("broken.py:space", "--space broken.py:space: broken.py cannot be run: "),
     ("later.py:space", "the space has a point that cannot be trained: RuntimeError: boom"),
     ("later.py:number", "--space later.py:number: TypeError: 'int' object is not iterable"),
+    ("wild.py:space", "no search could go on from it, for given the same values the space has"),
+    ("wild.py:seeded", "the space has a point that cannot be trained: it sets seed: use --budget"),
     ("raising.py:space", "raising.py cannot be run: division by zero"),
     ("empty.py:space", "empty.py has no function space"),
     ("good.py:nosuch", "good.py has no function nosuch"),
@@ -91,6 +102,8 @@ BAD_INPUT = [
     ("search --budget steps:-5", "--budget is 'steps:-5'"),
     ("search --budget steps:3", "budget steps:3 is 3 steps of data.batch_size 8"),
     ("search --budget tokens:5k", "budget tokens:5000 is 2 steps of data.batch_size 16"),
+    ("search --budget tokens:3k", "and data.seq_len 128: it must be at least 4, tokens:8192"),
+    ("search --budget flops:1e9", "it must be at least 4, flops:"),
     ("search --scheduler pbt", "unknown scheduler 'pbt': use asha or none"),
     ("search --scheduler asha --objective heldout_loss,seconds", "--scheduler asha stops"),
     ("search --profile huge", "unknown profile 'huge': use paper or quick"),
@@ -170,10 +183,12 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def make_search(name: str, space: str, trials: int) -> None:
+def make_search(
+    name: str, space: str, trials: int, *, budget: str = "steps:8", seed: int = 0
+) -> None:
     """A run folder as `quarterhour search` leaves it, with trials that took no time."""
     request = SearchRequest(
-        space=space, budget="steps:8", objective="heldout_loss", scheduler=None, seeds=(0,),
+        space=space, budget=budget, objective="heldout_loss", scheduler=None, seeds=(seed,),
         profile="quick", corpus="tiny.jsonl", tokenizer=None, values={},
         name=name, runs=Path("runs"), resources=plan_resources(1, 0),
     )  # fmt: skip
@@ -335,22 +350,76 @@ def test_an_enqueued_point_waits_with_the_searchs_budget(quarterhour: Quarterhou
     assert "that point is trial 0006 of runs/search already" in errors
 
 
-def test_the_command_of_a_trial_is_that_trial(quarterhour: Quarterhour, folder: Path):
-    search = read_search(folder / "runs/search")
+def end(spec: TrialSpec) -> TrialSpec:
+    """A trial that has a result, and all that is shown of one."""
+    spec.write_config()
+    names = ("train_loss_last", "eval_loss", "heldout_loss", "heldout_bits_per_byte")
+    spec.write_result(Status.COMPLETE, {"step": 8} | dict.fromkeys(names, 3.0))
+    (spec.folder / "samples.json").write_text('[{"prompt": "The", "continuation": " end"}]')
+    return spec
+
+
+@pytest.mark.parametrize("budget", ["steps:8", "seconds:0.12345678901234567"])
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_the_command_of_a_trial_is_that_trial(
+    budget: str, seed: int, quarterhour: Quarterhour, folder: Path
+):
+    make_search("seeded", "open-ended", trials=0, budget=budget, seed=seed)
+    run = Path("runs/seeded")
+    search = read_search(run)
     point = {"optim.learning_rate": 1.7e-3 / 3, "optim.schedule": "linear", "model.n_layers": 2}
     trial = search.trial(6, search.config_of(point), "sampler")
-    trial.write_config()
-    names = ("train_loss_last", "eval_loss", "heldout_loss", "heldout_bits_per_byte")
-    trial.write_result(Status.COMPLETE, {"step": 8} | dict.fromkeys(names, 3.0))
-    (trial.folder / "samples.json").write_text('[{"prompt": "The", "continuation": " end"}]')
-    command = rerun_command(load_run(folder / "runs/search"), trial.folder)
-    code, output, _ = quarterhour(*shlex.split(command)[1:])
-    assert code == 0, output
-    spec = read_spec(folder / "runs/search-0006/baseline/seed0")
-    assert spec.key == trial.key
-    result = spec.result()
-    assert result
-    assert result.adopted_from == "runs/search/0006"
+    if not trial.config.budget.steps:
+        trial = measured(trial)
+    trials = {"": end(trial)} | {
+        f"-seed{spec.config.seed}": end(spec) for spec in search.fresh_trials([trial])
+    }
+    assert len(trials) == 4
+    for fresh, spec in trials.items():
+        command = rerun_command(load_run(run), spec.folder)
+        if trial.is_timed:  # not adopted, so that it would be trained
+            values = dict(parse_assignment(word) for word in shlex.split(command) if "=" in word)
+            again = search.baseline.with_values({"seed": 0, **values})
+            assert again.key(search.data_fingerprint) == spec.key
+            continue
+        code, output, _ = quarterhour(*shlex.split(command)[1:])
+        assert code == 0, output
+        (found,) = Path(f"runs/seeded-0006{fresh}/baseline").iterdir()
+        assert read_spec(found).key == spec.key
+        result = read_spec(found).result()
+        assert result
+        assert result.adopted_from == str(spec.folder)
+
+
+def test_a_budget_that_is_too_small_for_some_points_is_no_reason_to_refuse(folder: Path):
+    for budget in ("tokens:8192", "tokens:20k", "tokens:32k"):
+        make_search(budget.replace(":", ""), "open-ended", trials=12, budget=budget)
+    results = [spec.result() for spec in read_search(Path("runs/tokens8192")).trials()]
+    assert Status.INFEASIBLE in [result.status for result in results if result]
+    (folder / "long.py").write_text(
+        "def space(trial):\n    size = trial.suggest_int('data.batch_size', 24, 32)\n"
+        "    return {'data.batch_size': size, 'data.seq_len': 256}\n"
+    )
+    with pytest.raises(ValueError, match=r"at least 4, tokens:24576") as told:
+        make_search("long", "long.py:space", trials=1, budget="tokens:20k")
+    assert "tokens:20000" in str(told.value)
+    make_search("long", "long.py:space", trials=1, budget="tokens:24576")
+
+
+def test_what_ended_a_search_before_its_first_trial_is_said(
+    quarterhour: Quarterhour, monkeypatch: pytest.MonkeyPatch
+):
+    def stops(state: SearchState, *_: object) -> None:
+        state.stopped_because = "its disk has less than 100 MB free"
+
+    monkeypatch.setattr("quarterhour.tune.cluster.searcher.run_search", stops)
+    for name, before in (("new", "up to"), ("search", "heldout_loss")):
+        command = f"search --name {name} --budget steps:8 --corpus tiny.jsonl"
+        code, output, errors = quarterhour(*command.split())
+        assert (code, errors) == (1, "")
+        assert "stopped: its disk has less than 100 MB free" in output
+        assert output.index("stopped: its disk") < output.rindex(before) or name == "new"
+        assert "stopped; to go on: quarterhour search" in output
 
 
 def test_help_names_the_commands_of_a_search(quarterhour: Quarterhour):

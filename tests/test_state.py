@@ -369,7 +369,7 @@ def test_diverged_trials_are_no_failures_that_stop_a_search(tmp_path: Path):
 def test_a_space_with_nothing_left_to_train_stops_the_search(tmp_path: Path):
     driver = Driver(tiny_search(tmp_path, space=three_rates), first_points=[]).run(at_most=9)
     assert driver.state.stopped_because == (
-        "the last 50 points were known already or do not fit in memory"
+        "the last 50 points were known already or do not fit in memory or budget"
     )
     assert len(driver.trained) == 3
     assert {spec.key for spec in driver.search.trials()} == {

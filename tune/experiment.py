@@ -165,9 +165,8 @@ class Experiment:
     @functools.cached_property
     def provenance(self) -> Mapping[str, Any]:
         """Versions, commit and hardware with which its trials are trained now."""
-        packages = {package: version(package) for package in PACKAGES}
         return {
-            "versions": {"python": platform.python_version()} | packages,
+            "versions": {"python": platform.python_version()} | package_versions(),
             "git_commit": git_commit(),
             "hardware": describe_hardware(self.resources.device),
         }
@@ -311,4 +310,6 @@ def _first_difference(old: Any, new: Any, path: str) -> str | None:
     if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
         parts = (_first_difference(old[name], new[name], f"{path}.{name}") for name in new)
         return next((part for part in parts if part), None)
+    if path == "search.space":  # its file may have been moved: that has its hash beside it
+        old, new = Path(str(old)).name, Path(str(new)).name
     return None if old == new else f"{path} {old}, and this is {new}"

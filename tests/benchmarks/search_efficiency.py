@@ -65,11 +65,14 @@ def train_six(folder: Path, tokens: str) -> None:
 def search_ours(folder: Path, tokens: str, seed: int) -> list[TrialSpec]:
     from quarterhour.tune.cluster.searcher import run_search
     from quarterhour.tune.search.limits import Limits
+    from quarterhour.tune.search.state import SearchState
 
     experiment, search = build(folder / f"ours{seed}", tokens, seed)
     limits = Limits(trials=6 + 2 * WHOLE_TRIALS, hours=None)
     with experiment.opened(), SearchProgress(Console(), limits.trials) as progress:
-        run_search(experiment, search, search.first_points([]), limits, progress)
+        first_points = search.first_points([])
+        state = SearchState(search, experiment.resources, first_points, limits, progress)
+        run_search(state, experiment, progress)
     return search.trials()[6:]
 
 

@@ -1,6 +1,5 @@
 """A search under Ray Tune: what Tune asks is answered by the search's state."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from ray import tune as ray_tune
@@ -13,9 +12,7 @@ from quarterhour.tune.experiment import Experiment
 from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.progress import SearchProgress
 from quarterhour.tune.run_folder import Row
-from quarterhour.tune.search.limits import Limits
 from quarterhour.tune.search.pruning import Pruner
-from quarterhour.tune.search.settings import FirstPoint, Search
 from quarterhour.tune.search.state import SearchState
 
 
@@ -74,23 +71,15 @@ class PruningScheduler(FIFOScheduler):
         return TrialScheduler.STOP if spec.result() else TrialScheduler.CONTINUE
 
 
-def run_search(
-    experiment: Experiment,
-    search: Search,
-    first_points: Sequence[FirstPoint],
-    limits: Limits,
-    progress: SearchProgress,
-) -> SearchState:
+def run_search(state: SearchState, experiment: Experiment, progress: SearchProgress) -> None:
     """Search until a limit, or until Ctrl-C or SIGTERM; what is running then can go on.
 
     The state says whether the search has ended, and why if it was not for a limit.
     """
-    resources = experiment.resources
-    state = SearchState(search, resources, first_points, limits, progress)
     if not state.ended:
         fit(
             experiment.tokens,
-            resources,
+            experiment.resources,
             progress,
             ray_tune.TuneConfig(
                 search_alg=StateSearcher(state),
@@ -99,4 +88,3 @@ def run_search(
                 reuse_actors=True,
             ),
         )
-    return state

@@ -31,6 +31,14 @@ STOPPED = "STOPPED"
 """How a trial without a result stands while no process trains it; it goes on at the next start."""
 
 RunFolder = Annotated[Path, typer.Argument(help="Run folder of a search, such as runs/search.")]
+OwnSpace = Annotated[
+    str | None,
+    typer.Option(
+        "--space",
+        help="The search's space, FILE.py:NAME, which is run: for a search of someone else's."
+        " Default: the file that your own search has run.",
+    ),
+]
 
 
 @app.command()
@@ -80,9 +88,11 @@ def search(
     Ctrl-C stops the search and the same command goes on. Larger --trials or --hours extend it.
     With neither it runs until it is stopped.
     """
-    from quarterhour.tune.cluster.searcher import Limits, run_search
+    from quarterhour.tune.cluster.searcher import run_search
     from quarterhour.tune.progress import SearchProgress
+    from quarterhour.tune.search.limits import Limits
     from quarterhour.tune.search.settings import SearchRequest, build_search
+    from quarterhour.tune.search.state import SearchState
 
     with options.bad_input():
         limits = Limits(trials=trials, hours=hours)
@@ -97,24 +107,27 @@ def search(
         taken = {source: len(planned.points_of(source)) for source in from_ or []}
     console = Console()
     console.print(_headline(experiment, planned, taken))
-    outside = planned.reference.keys() - {origin for origin, _ in first_points}
-    if outside:
-        console.print(f"outside the space, so not trained: {', '.join(sorted(outside))}")
+    for configuration, config in planned.reference.items():
+        if reason := planned.why_outside(config):
+            console.print(f"{configuration} is not trained: {reason}", markup=False)
     with options.opened(experiment):
         with SearchProgress(console, trials) as progress:
-            searcher = run_search(experiment, planned, first_points, limits, progress)
-        complete = searcher.ended and not searcher.stopped_because
+            with options.bad_input():
+                state = SearchState(planned, experiment.resources, first_points, limits, progress)
+            run_search(state, experiment, progress)
+        complete = state.ended and not state.stopped_because
         if complete:
             fresh = _fresh_trials(planned)
             _train(console, experiment, fresh)
             complete = all(spec.ending() for spec in fresh)
-    _print_results(console, planned.folder, _results(planned.folder))
-    if searcher.stopped_because:
-        console.print(f"stopped: {searcher.stopped_because}", markup=False)
+    if state.stopped_because:
+        console.print(f"stopped: {state.stopped_because}", markup=False)
+    if planned.trials():
+        _print_results(console, planned.folder, _results(planned.folder))
     if not complete:
         again = shlex.join(["quarterhour", *sys.argv[1:]])
         console.print(f"stopped; to go on: {again}", markup=False, soft_wrap=True)
-        raise typer.Exit(1 if searcher.stopped_because else 130)
+        raise typer.Exit(1 if state.stopped_because else 130)
 
 
 def _headline(experiment: "Experiment", search: "Search", taken: Mapping[Path, int]) -> str:
@@ -185,16 +198,24 @@ def _print_results(console: Console, folder: Path, results: "SearchResults") -> 
 def enqueue(
     folder: RunFolder,
     settings: Annotated[list[str], typer.Argument(help="Settings, e.g. optim.learning_rate=2e-3.")],
+    space: OwnSpace = None,
 ) -> None:
-    """Add a point to a search, which trains it next. What you leave out is the baseline's."""
+    """Add a point to a search. What you leave out is the baseline's.
+
+    It is trained before what Optuna proposes, and after interrupted trials, the search's first
+    points and the points that wait already.
+    """
     from quarterhour.search_spaces.point import parse_assignment
     from quarterhour.tune.search.queue import add_point
     from quarterhour.tune.search.settings import read_search
 
     with options.bad_input():
         values = dict(parse_assignment(text) for text in settings)
-        add_point(folder, read_search(folder).new_config(values))
-    Console().print(f"{folder} trains it next; if it is not running, start it again")
+        add_point(folder, read_search(folder, space).new_config(values))
+    Console().print(
+        f"{folder} trains it next after interrupted trials, its first points and those that wait;"
+        " if it is not running, start it again"
+    )
 
 
 @app.command()

@@ -46,7 +46,7 @@ class Obstacles:
         if self.untrained_in_a_row >= MOST_UNTRAINED:
             return (
                 f"the last {self.untrained_in_a_row} points were known already or do not fit in"
-                " memory"
+                " memory or budget"
             )
         if self.failures_in_a_row >= MOST_FAILURES:
             return f"the last {self.failures_in_a_row} trials failed"

@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,11 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from quarterhour.data.files import write_text
-from quarterhour.search_spaces.budget import SearchBudget
-from quarterhour.search_spaces.open_ended import Space, load_space, locate
+from quarterhour.search_spaces.budget import BudgetTooSmallError, SearchBudget
+from quarterhour.search_spaces.open_ended import draw, load_space, locate
 from quarterhour.search_spaces.point import TrialConfig
 from quarterhour.search_spaces.profiles import PROFILES
+from quarterhour.search_spaces.space_file import Space, absolute, content_hash, is_remembered
 from quarterhour.tune.experiment import Experiment, ExperimentRequest, build_experiment
 from quarterhour.tune.ledger import TrialSpec, read_spec
 from quarterhour.tune.places import Resources
@@ -160,7 +160,9 @@ class Search:
         Raises ValueError for a source that is no run folder or was trained on other data.
         """
         points = [point for source in sources for point in self.points_of(source)]
-        points += [(n, config) for n, config in self.reference.items() if self._has(config)]
+        points += [
+            (n, config) for n, config in self.reference.items() if not self.why_outside(config)
+        ]
         # Each point once. The six keep their names, wherever they come from.
         origins = {config.key(self.data_fingerprint): origin for origin, config in points}
         configs = {config.key(self.data_fingerprint): config for _, config in points}
@@ -200,15 +202,15 @@ class Search:
             budgeted = self._budgeted(spec.config)
         except ValueError:
             return False
-        return self._has(spec.config) and budgeted.key("") == spec.config.key("")
+        return not self.why_outside(spec.config) and budgeted.key("") == spec.config.key("")
 
-    def _has(self, config: TrialConfig) -> bool:
-        """Whether a configuration is a point of the space."""
+    def why_outside(self, config: TrialConfig) -> str | None:
+        """Why a configuration is no point of the space; None if it is one."""
         try:
             locate(self.space, self.baseline, config)
-        except ValueError:
-            return False
-        return True
+        except ValueError as error:
+            return str(error)
+        return None
 
     def fresh_trials(self, chosen: Sequence[TrialSpec]) -> list[TrialSpec]:
         """The chosen trials again, with seeds that the search has not used."""
@@ -256,6 +258,7 @@ def build_search(request: SearchRequest) -> tuple[Experiment, Search]:
             " heldout_loss, or pass --tokenizer with another"
         )
     budget = given or SearchBudget.tokens_of(experiment.profile.baseline)
+    budget.applied_to(max(experiment.configurations.values(), key=budget.of_a_step))
     (seed,) = experiment.seeds
     search = Search(
         folder=experiment.folder,
@@ -301,8 +304,8 @@ def _scheduler(asked: str | None, objectives: Sequence[str]) -> str:
 def _settings(search: Search, space: str) -> dict[str, Any]:
     """What decides a search's proposals, as `experiment.json` has it and `read_search` reads it."""
     return {
-        "space": space,
-        "space_hash": _space_hash(space),
+        "space": absolute(space),
+        "space_hash": content_hash(space),
         "budget": str(search.budget),
         "objectives": {name: OBJECTIVES[name] for name in search.objectives},
         "scheduler": search.scheduler,
@@ -310,19 +313,22 @@ def _settings(search: Search, space: str) -> dict[str, Any]:
     }
 
 
-def read_search(folder: Path) -> Search:
-    """The search of a run folder. Raises ValueError where it is none, or its space has changed."""
+def read_search(folder: Path, space: str | None = None) -> Search:
+    """The search of a run folder; its user may name its space.
+
+    Raises ValueError where it is no search, or its space may not be run or is another by now.
+    """
     description = read_experiment(folder)
     if not description.get("search"):
         raise ValueError(f"{folder} is no search: give a folder of `quarterhour search`")
     settings = description["search"]
-    if _space_hash(settings["space"]) != settings["space_hash"]:
-        raise ValueError(f"{folder}: its space {settings['space']} has changed since; restore it")
+    if problem := _why_not_run(settings, space):
+        raise ValueError(f"{folder}: its space {Path(settings['space']).name} {problem}")
     six = {name: TrialConfig.from_dict(c) for name, c in description["resolved"].items()}
     return Search(
         folder=folder,
         data_fingerprint=description["data"]["fingerprint"],
-        space=load_space(settings["space"], PROFILES[description["profile"]]),
+        space=load_space(space or settings["space"], PROFILES[description["profile"]]),
         reference=six,
         budget=SearchBudget.parse(settings["budget"]),
         objectives=tuple(settings["objectives"]),
@@ -331,30 +337,46 @@ def read_search(folder: Path) -> Search:
     )
 
 
-def _space_hash(space: str) -> str | None:
-    """The hash of a user's file: a changed file makes another search."""
-    file = Path(space.rpartition(":")[0])
-    return sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else None
+def _why_not_run(settings: Mapping[str, Any], named: str | None) -> str | None:
+    """Why the space that a user has named, or else the recorded one, may not be run; or None.
+
+    A run folder may be another's: no code runs because its files say so.
+    """
+    space, function = named or settings["space"], settings["space"].rpartition(":")[2]
+    file, _, own_function = space.rpartition(":")
+    found = content_hash(space)
+    if file and not found:
+        return f"is not found, for there is no file {file}: name it with --space FILE.py:NAME"
+    if (found, own_function) != (settings["space_hash"], function):
+        return f"has changed since, or is not {space}: restore the file, or name it with --space"
+    if file and not named and not is_remembered(space):
+        return f"is code that no search of yours has run: read {file}, then give --space {space}"
+    return None
 
 
 def _drawn_values(search: Search) -> dict[str, set[Any]]:
     """What hyperparameters can be: the space's bounds and choices, and values of drawn points.
 
-    Raises ValueError where a drawn point cannot be trained.
+    Raises ValueError where a drawn point cannot be trained, or the budget is too small for all.
     """
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=search.seed))
     values: defaultdict[str, set[Any]] = defaultdict(set)
+    configs: list[TrialConfig] = []
     for _ in range(CHECKED_POINTS):
         trial = study.ask()
         try:
-            config = search.config_of(search.space(trial))
+            configs.append(draw(search.space, search.baseline, trial))
         except ValueError as error:
             raise ValueError(f"the space has a point that cannot be trained: {error}") from error
-        for path, value in config.values().items():
-            values[path].add(value)
         for path, kind in trial.distributions.items():
             if isinstance(kind, CategoricalDistribution):
                 values[path].update(kind.choices)
             elif isinstance(kind, FloatDistribution | IntDistribution):
                 values[path].update((kind.low, kind.high))
+    search.budget.applied_to(min(configs, key=search.budget.of_a_step))
+    for config in configs:
+        with suppress(BudgetTooSmallError):  # such a point is infeasible, as later in a search
+            config = search.budget.applied_to(config)
+        for path, value in config.values().items():
+            values[path].add(value)
     return values

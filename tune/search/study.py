@@ -12,7 +12,7 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from quarterhour.search_spaces.open_ended import locate
+from quarterhour.search_spaces.open_ended import SpacePoint, locate
 from quarterhour.search_spaces.point import TrialConfig
 from quarterhour.tune.ledger import Result, TrialSpec
 from quarterhour.tune.run_folder import OBJECTIVES, STUDY, Status, read_rows
@@ -105,12 +105,21 @@ class LedgerStudy:
         self._journal.write()
 
     def take_up(self, spec: TrialSpec) -> optuna.Trial | None:
-        """Take in a trial from before. One that has not ended runs again: its Optuna trial."""
+        """Take in a trial from before. One that has not ended runs again: its Optuna trial.
+
+        Raises ValueError if the space, which is a user's code, lacks it by now.
+        """
+        try:
+            point = locate(self._search.space, self._search.baseline, spec.config)
+        except ValueError as error:
+            raise ValueError(
+                f"{spec.folder} is {error}; make the space what it was, with all that it reads, or"
+                " pass --name for another search"
+            ) from error
         result = spec.result()
         if not result:
-            return self.ask_at(int(spec.name), spec.config)
+            return self._ask_at(int(spec.name), point)
         self._skip_to(int(spec.name))
-        point = locate(self._search.space, self._search.baseline, spec.config)
         ended = optuna.create_trial(
             state=STATES[result.status],
             params=point.params,
@@ -124,10 +133,7 @@ class LedgerStudy:
 
     def ask_at(self, number: int, config: TrialConfig) -> optuna.Trial:
         """A running trial at a given configuration. Raises ValueError if the space lacks it."""
-        point = locate(self._search.space, self._search.baseline, config)
-        self._skip_to(number)
-        self._study.enqueue_trial(point.params)
-        return self._ask(number, point.distributions)
+        return self._ask_at(number, locate(self._search.space, self._search.baseline, config))
 
     def propose(self, number: int) -> tuple[optuna.Trial, Mapping[str, Any]]:
         """A running trial where the sampler wants it, and its point of the space."""
@@ -139,6 +145,11 @@ class LedgerStudy:
         """Let the next trial have its folder's number: one that is not there has failed."""
         for _ in range(len(self._study.get_trials(deepcopy=False)), number):
             self._study.add_trial(optuna.create_trial(state=TrialState.FAIL))
+
+    def _ask_at(self, number: int, point: SpacePoint) -> optuna.Trial:
+        self._skip_to(number)
+        self._study.enqueue_trial(point.params)
+        return self._ask(number, point.distributions)
 
     def _ask(self, number: int, distributions: dict[str, BaseDistribution]) -> optuna.Trial:
         self._study.sampler = sampler(self._search.seed, number)

@@ -101,16 +101,18 @@ def rerun_command(run: Run, trial_folder: Path) -> str:
 
     Beside the search's run folder it adopts the result instead, since nothing is trained twice.
     """
-    experiment = run.experiment
-    config = dotted(read_json(trial_folder / CONFIG)["config"])
-    baseline = dotted(experiment["resolved"]["baseline"])
+    experiment, trial = run.experiment, read_json(trial_folder / CONFIG)
+    config = dotted(trial["config"])
+    # What a baseline has without being told: the searched one has the search's seed.
+    baseline = dotted(experiment["resolved"]["baseline"]) | {"seed": 0}
+    fresh = f"-seed{trial['seed']}" if trial["seed"] != experiment["search"]["seed"] else ""
     options = {
         "profile": experiment["profile"],
         "protocol": experiment["protocol"],
         "corpus": experiment["data"]["corpus"],
         "tokenizer": experiment["data"]["tokenizer"],
         "precision": config.pop("precision"),
-        "name": f"{run.folder.name}-{trial_folder.name}",
+        "name": f"{run.folder.name}-{trial['name']}{fresh}",
     }
     settings = [
         f"{path}={value}"

@@ -1,0 +1,116 @@
+"""A user's own space: a function in a Python file of theirs, whose code runs."""
+
+import runpy
+import sys
+import warnings
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, cast
+
+from optuna.trial import BaseTrial
+
+from quarterhour.data.files import cache_folder, write_text
+from quarterhour.search_spaces.point import plain
+
+Space = Callable[[BaseTrial], Mapping[str, Any]]
+
+
+def read_space(name: str) -> Space:
+    """The function of `FILE.py:NAME`. The file is run, and remembered as one that the user runs.
+
+    Raises ValueError where there is no such file or function, or the file cannot be run.
+    """
+    file, colon, function = name.rpartition(":")
+    if not colon or not file.endswith(".py"):
+        raise ValueError(f"unknown space '{name}': use open-ended or FILE.py:NAME")
+    if not Path(file).is_file():
+        raise ValueError(f"--space {name}: there is no file {file}")
+    mark = _mark(name)
+    try:
+        with _beside(file):
+            names = runpy.run_path(file)
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"--space {name}: {file} cannot be run: {error}") from error
+    if not callable(names.get(function)):
+        raise ValueError(f"--space {name}: {file} has no function {function}")
+    mark.parent.mkdir(exist_ok=True)
+    write_text(mark, name)
+    return partial(_called, names[function], file)
+
+
+def content_hash(name: str) -> str | None:
+    """The hash of the file in `FILE.py:NAME`; None where there is none."""
+    file = _file(name)
+    return sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else None
+
+
+def absolute(name: str) -> str:
+    """`FILE.py:NAME` with the whole path of the file; any other name as it is."""
+    return f"{_file(name).absolute()}:{name.rpartition(':')[2]}" if ":" in name else name
+
+
+def is_remembered(name: str) -> bool:
+    """Whether this user has run `FILE.py:NAME`, there and as it is."""
+    return _mark(name).exists()
+
+
+def _file(name: str) -> Path:
+    return Path(name.rpartition(":")[0])
+
+
+def _mark(name: str) -> Path:
+    """What remembers in the user's cache that they have run a file.
+
+    Where it lies counts too, for it may import what lies beside it.
+    """
+    file = _file(name)
+    identity = f"{file.resolve()}:{name.rpartition(':')[2]}\n".encode() + file.read_bytes()
+    return cache_folder() / "spaces" / sha256(identity).hexdigest()
+
+
+@contextmanager
+def _beside(file: str) -> Generator[None]:
+    """Let modules be imported from a file's folder, last of all, so that they replace no others."""
+    folder = str(Path(file).absolute().parent)
+    is_new = folder not in sys.path
+    if is_new:
+        sys.path.append(folder)
+    try:
+        yield
+    finally:
+        if is_new:
+            sys.path.remove(folder)
+
+
+class _PlainTrial:
+    """An Optuna trial that takes numpy's choices as Python's: its storage knows no others."""
+
+    def __init__(self, trial: BaseTrial) -> None:
+        self._trial = trial
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trial, name)
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        return self._trial.suggest_categorical(name, [plain(choice) for choice in choices])
+
+
+def _called(function: Space, file: str, trial: BaseTrial) -> Mapping[str, Any]:
+    """A point of a user's space; any other error becomes a ValueError that names its kind."""
+    try:
+        with _beside(file):
+            return dict(function(cast(BaseTrial, _PlainTrial(trial))))
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def quiet(space: Space, trial: BaseTrial) -> Mapping[str, Any]:
+    """A point of a space that has been heard: its warnings would come with every trial."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return space(trial)

@@ -1,6 +1,6 @@
-"""The one registry of what a report holds: the chapters' sections in the order of the page.
+"""What a report holds: the chapters' sections in the order of the page.
 
-To add a table or a figure, write its function and name it in its chapter's section; to add a
+To add a table or a figure, write its function and name it in its chapter's section. To add a
 chapter, write a module that ends with its section, and name that here.
 """
 

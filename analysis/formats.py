@@ -1,4 +1,4 @@
-"""A table's cells as text for people, and that text as markdown and LaTeX."""
+"""A table's cells as text for people, and that text in markdown and LaTeX."""
 
 import math
 from typing import Any
@@ -9,14 +9,14 @@ MISSING = "–"
 SIGNIFICANT_DIGITS = 4
 SPAN = 1e4  # of figures that can share their decimals
 LARGE = 1e9  # is written as a power of ten
-# Of the characters outside Latin-1, which pdflatex lacks, those that our texts have.
+# pdflatex lacks the characters outside Latin-1; these are the ones that our texts have.
 _LATEX_CHARACTERS = str.maketrans(
     {"–": "--", "—": "---", "…": "...", "−": "-", "≤": "<=", "≥": ">=", "→": "->", "’": "'"}
 )
 
 
 def texts(frame: pd.DataFrame) -> pd.DataFrame:
-    """Every cell as text, a named index as first columns; "–" for a figure that is not there.
+    """Every cell as text, "–" for a missing figure; a named index becomes the first columns.
 
     The figures of a column have equal decimals: four significant digits of the largest. Where they
     span more than four orders of magnitude, each has four significant digits of its own.
@@ -26,13 +26,13 @@ def texts(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def numeric_headers(frame: pd.DataFrame) -> list[str]:
-    """The headers of `texts` over columns of figures, which are aligned to the right."""
+    """The headers of columns of figures, which are aligned to the right."""
     named = frame.reset_index() if any(frame.index.names) else frame
     return [header(name) for name in named.select_dtypes("number")]
 
 
 def header(column: Any) -> str:
-    """A column's name to read; a dotted one stays as --set takes it."""
+    """A column's name for people; a dotted one stays as --set takes it."""
     name = str(column)
     return name if "." in name else name.replace("_", " ")
 
@@ -69,16 +69,15 @@ def latex_document(files: list[str]) -> str:
 
 
 def _column_texts(column: pd.Series) -> list[str]:
-    if not pd.api.types.is_numeric_dtype(column) or column.dtype == bool:
-        return [_cell_text(value) for value in column]
-    decimals = _decimals(column.dropna().abs())
+    are_figures = pd.api.types.is_numeric_dtype(column) and column.dtype != bool
+    decimals = _decimals(column.dropna().abs()) if are_figures else None
     if decimals is None:
-        return [_cell_text(figure) for figure in column]
+        return [_cell_text(value) for value in column]
     return [MISSING if pd.isna(figure) else f"{figure:,.{decimals}f}" for figure in column]
 
 
 def _decimals(sizes: pd.Series) -> int | None:
-    """The decimals of a column of figures of these sizes; None if each has to have its own."""
+    """The decimals of a column whose figures have these sizes; None if each needs its own."""
     if sizes.empty:
         return 0
     largest, smallest = sizes.max(), sizes[sizes > 0].min()
@@ -102,7 +101,7 @@ def _cell_text(value: Any) -> str:
 
 
 def _latex_text(text: str) -> str:
-    """In characters that pdflatex has, a line break as a space."""
+    """The text in characters that pdflatex has; a line break becomes a space."""
     known = text.translate(_LATEX_CHARACTERS)
     known = " ".join("".join(c if c.isprintable() else " " for c in known).split())
     return known.encode("latin-1", "replace").decode("latin-1")

@@ -7,79 +7,51 @@ from typing import Any
 import pandas as pd
 
 from quarterhour.analysis.runs import Run, last_evaluation
-from quarterhour.tune.run_folder import (
-    EVAL_LOSS,
-    PEAK_MEMORY,
-    TRAIN_LOSS,
-    TRIAL,
-    TRIALS_ON_DEVICE,
-    Status,
-)
+from quarterhour.tune import run_folder
+from quarterhour.tune.run_folder import TRIAL, Status
 
-_SETTINGS = {
-    "model.d_model": "d_model",
-    "model.n_heads": "n_heads",
-    "model.n_layers": "n_layers",
-    "data.batch_size": "batch_size",
-    "optim.learning_rate": "learning_rate",
-    "data.seq_len": "seq_len",
-}
-_BUDGET = {
-    "budget.steps": "steps",
-    "budget.max_steps": "max_steps",
-    "budget.eval_every": "eval_every",
-}
-_ROW = [
-    "step",
-    "window_steps",
-    TRAIN_LOSS,
-    "train_loss_last",
-    "step_seconds",
-    "step_seconds_std",
-    EVAL_LOSS,
-    "eval_accuracy",
-    "eval_perplexity",
-    "train_batch_accuracy",
-    "train_batch_perplexity",
-    "train_batch_confidence",
-    "train_batch_top5_accuracy",
-    PEAK_MEMORY,
-    TRIALS_ON_DEVICE,
+_SETTINGS = [
+    *("model.d_model", "model.n_heads", "model.n_layers"),
+    *("data.batch_size", "optim.learning_rate", "data.seq_len"),
 ]
+_BUDGET = ["budget.steps", "budget.max_steps", "budget.eval_every"]
+_FIGURES = [name for name in run_folder.COLUMNS if name != run_folder.EVAL_CALIBRATION]
 
 
 @functools.lru_cache(maxsize=1)  # nearly every table and figure of a report asks for it
 def summarise(run: Run) -> pd.DataFrame:
     """The figures that the tables are made of, one row per configuration and seed.
 
-    The definitions are the study's, on the trial's own number of steps. `train_loss`: of the last
-    step. `eval_loss`, `val_accuracy`, `val_perplexity` (on validation windows), `accuracy`,
-    `perplexity`, `confidence`, `final_top5` (on that step's training batch): of the last
-    evaluation that the reference makes. `initial_*`: of the first step. `early_loss`, `late_loss`:
-    mean train loss of the first and the last quarter. `step_time_*`: seconds, over all steps but
-    the first; the deviation is the population one. A figure whose rows are not there is NaN.
+    The definitions are the study's, on the trial's own number of steps. `train_loss` is of the last
+    step. `eval_loss`, `val_accuracy` and `val_perplexity` (on validation windows), `accuracy`,
+    `perplexity`, `confidence` and `final_top5` (on that step's training batch) are of the last
+    evaluation that the reference makes. `initial_*` is of the first step. `early_loss` and
+    `late_loss` are the mean train loss of the first and the last quarter. `step_time_*` is in
+    seconds, over all steps but the first; its deviation is the population one. A figure whose rows
+    are missing is NaN.
     """
     trials = run.trials.set_index(TRIAL)
     settings = trials.reindex(columns=[*_SETTINGS, *_BUDGET]).astype(float)
-    settings = settings.rename(columns=_SETTINGS | _BUDGET)
-    rows = run.rows.reindex(columns=[*TRIAL, *_ROW]).set_index(TRIAL).astype(float)
+    settings = settings.rename(columns=lambda path: path.rpartition(".")[2])
+    rows = run.rows.reindex(columns=[*TRIAL, *_FIGURES]).set_index(TRIAL).astype(float)
     rows = rows.join(settings.loc[:, ["steps", "eval_every"]])
     step, steps = rows.loc[:, "step"], rows.loc[:, "steps"]
     evaluation = last_evaluation(steps, rows.loc[:, "eval_every"])
     first, evaluated = rows.loc[step == 1], rows.loc[step == evaluation + 1]
     step_time_mean, step_time_std = _step_time(rows.loc[step > 1])
     seen = settings.loc[:, ["steps", "max_steps"]].min(axis="columns")
-    summary = trials.loc[:, ["status"]].join(settings.drop(columns=[*_BUDGET.values()]))
+    most = rows.loc[:, [run_folder.PEAK_MEMORY, run_folder.TRIALS_ON_DEVICE]].groupby(TRIAL).max()
+    summary = trials.loc[:, ["status"]].join(settings.loc[:, :"seq_len"])
     return summary.assign(
         total_tokens=settings["batch_size"] * settings["seq_len"] * seen,
         train_loss=rows.loc[step == steps, "train_loss_last"],
-        eval_loss=evaluated[EVAL_LOSS],
+        eval_loss=evaluated[run_folder.EVAL_LOSS],
         accuracy=evaluated["train_batch_accuracy"],
         perplexity=evaluated["train_batch_perplexity"],
         confidence=evaluated["train_batch_confidence"],
         initial_top5=first["train_batch_top5_accuracy"],
         final_top5=evaluated["train_batch_top5_accuracy"],
-        initial_val_loss=first[EVAL_LOSS],
+        initial_val_loss=first[run_folder.EVAL_LOSS],
         val_accuracy=evaluated["eval_accuracy"],
         val_perplexity=evaluated["eval_perplexity"],
         early_loss=_mean_loss(rows.loc[step <= steps // 4], settings.loc[:, "steps"] // 4),
@@ -87,13 +59,12 @@ def summarise(run: Run) -> pd.DataFrame:
         steps_per_second=1 / step_time_mean,
         step_time_mean_s=step_time_mean,
         step_time_std_s=step_time_std,
-        peak_memory_bytes=rows.loc[:, PEAK_MEMORY].groupby(TRIAL).max(),
-        trials_on_device=rows.loc[:, TRIALS_ON_DEVICE].groupby(TRIAL).max(),
+        **most,
     ).reset_index()
 
 
 def _window_mean(values: pd.Series, window_steps: pd.Series) -> pd.Series:
-    """Each trial's mean over steps, of values that are means over windows."""
+    """Each trial's mean over its steps; the values are means over windows of steps."""
     total: Any = (values * window_steps).groupby(TRIAL).sum(skipna=False)
     return total / window_steps.groupby(TRIAL).sum()
 
@@ -107,10 +78,10 @@ def _step_time(rows: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
 
 
 def _mean_loss(rows: pd.DataFrame, quarter: pd.Series) -> pd.Series:
-    """Mean train loss over these rows; NaN unless they cover each step of the quarter."""
+    """Mean train loss over these rows; NaN unless they cover every step of the quarter."""
     window_steps = rows.loc[:, "window_steps"]
     covered = window_steps.groupby(TRIAL).sum()
-    return _window_mean(rows.loc[:, TRAIN_LOSS], window_steps).where(covered.eq(quarter))
+    return _window_mean(rows.loc[:, run_folder.TRAIN_LOSS], window_steps).where(covered.eq(quarter))
 
 
 def counted_trials(summary: pd.DataFrame) -> pd.DataFrame:
@@ -123,8 +94,8 @@ def counted_trials(summary: pd.DataFrame) -> pd.DataFrame:
 def mean_over_seeds(summary: pd.DataFrame) -> pd.DataFrame:
     """One row per configuration: the mean of its `counted_trials`.
 
-    `seeds` says how many of those have begun. A figure that one of them lacks is NaN, so that no
-    mean is over fewer seeds than it says.
+    `seeds` says how many of those have begun. A figure that one of them lacks is NaN: no mean is
+    over fewer seeds than it says.
     """
     counted = counted_trials(summary)
     seeds = counted["status"].ne(Status.WAITING).groupby(counted["configuration"], sort=False).sum()

@@ -12,7 +12,7 @@ from matplotlib.ticker import EngFormatter, LogFormatter
 from quarterhour.analysis.chapters.paper.published import SIX
 from quarterhour.tune.run_folder import COLUMNS
 
-# Okabe and Ito's palette, which the colour-blind can tell apart, less its yellow.
+# Okabe and Ito's palette without its yellow; the colour-blind can tell these apart.
 _SIX_COLOURS = ("#000000", "#D55E00", "#56B4E9", "#0072B2", "#009E73", "#CC79A7")
 COLOURS: dict[str, str] = dict(zip(SIX, _SIX_COLOURS, strict=True))
 """The colour of each of the six in every figure."""
@@ -44,7 +44,7 @@ def axis_label(column: str) -> str:
 def figure_and_axes(
     size: tuple[float, float], n_rows: int = 1, n_columns: int = 1
 ) -> tuple[Figure, Any]:
-    """A Figure and its axes, an array of them if there are several."""
+    """A Figure and its axes: an array where there are several."""
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(n_rows, n_columns)
     for pair in figure.axes:
@@ -55,13 +55,13 @@ def figure_and_axes(
 
 
 def add_note(figure: Figure, text: str) -> None:
-    """A remark below the axes, so that the picture alone says what it leaves out."""
+    """Put a remark below the axes, so that the picture alone says what it leaves out."""
     lines = textwrap.fill(text, int(figure.get_figwidth() * _NOTE_WIDTH))
     figure.supxlabel(lines, fontsize="small", color=NOTE_COLOUR)
 
 
 def add_legend(figure: Figure, axes: Axes) -> None:
-    """A legend above the axes, of what these axes show."""
+    """Put a legend of what these axes show above them."""
     handles, labels = axes.get_legend_handles_labels()
     width = _LEGEND_INCHES + _CHARACTER_INCHES * max(map(len, labels))
     columns = max(1, int(figure.get_figwidth() / width))
@@ -74,16 +74,14 @@ def plain_number(x: float) -> str:
 
 
 def plain_log(axis: Axis) -> None:
-    """A log scale whose ticks read 6, 7 and 2M, not 6 x 10^0."""
+    """Give the axis a log scale whose ticks read 6, 7 and 2M, not 6 x 10^0."""
     (axis.axes.set_xscale if axis is axis.axes.xaxis else axis.axes.set_yscale)("log")
     axis.set_major_formatter(_PlainLogFormatter())
     axis.set_minor_formatter(_PlainLogFormatter(minor_thresholds=(1.3, 0.5)))
 
 
 class _PlainLogFormatter(LogFormatter):
-    """Writes those ticks that LogFormatter would, as plain numbers."""
+    """Labels the ticks that LogFormatter would, in plain numbers."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
-        if not super().__call__(x, pos):
-            return ""
-        return plain_number(x)
+        return plain_number(x) if super().__call__(x, pos) else ""

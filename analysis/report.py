@@ -7,36 +7,32 @@ import base64
 import inspect
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import matplotlib as mpl
 import pandas as pd
-from matplotlib.figure import Figure
 
 from quarterhour.analysis import formats
 from quarterhour.analysis.chapters.paper.comparison import Comparison
 from quarterhour.analysis.chapters.run import remarks
 from quarterhour.analysis.contents import COMMON_SECTIONS, RUN_SECTIONS
 from quarterhour.analysis.runs import Run
-from quarterhour.analysis.sections import Section
+from quarterhour.analysis.sections import FigureMaker, Section, TableMaker
 
 PAGE = "report.html"
 TABLES, FIGURES = "tables", "figures"
 CONTENTS = {PAGE, TABLES, FIGURES}
 """What a report's folder holds."""
 PNG_DPI = 150
-# The same figure is the same file; text as outlines looks the same wherever it is opened.
+# Equal figures are equal files; text as outlines looks the same wherever it is opened.
 _STYLE: Any = {"svg.hashsalt": "quarterhour", "svg.fonttype": "path", "font.size": 10}
 
 
-@dataclass(frozen=True, kw_only=True)
-class TableView:
+class TableView(NamedTuple):
     """A table as the page shows it."""
 
-    id: str
     title: str
     caption: str
     cells: pd.DataFrame
@@ -44,29 +40,25 @@ class TableView:
     note: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class FigureView:
-    """A figure as the page shows it; without `source` there was nothing to draw."""
+class FigureView(NamedTuple):
+    """A figure as the page shows it; without a `source` there was nothing to draw."""
 
-    id: str
     title: str
     caption: str
     source: str | None
     inches: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class SectionView:
+class SectionView(NamedTuple):
     """A section as the page shows it."""
 
     id: str
     title: str
-    tables: list[TableView] = field(default_factory=list)
-    figures: list[FigureView] = field(default_factory=list)
+    tables: list[TableView]
+    figures: list[FigureView]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
+class Part(NamedTuple):
     """The sections of one run, or of all runs together."""
 
     title: str
@@ -77,19 +69,14 @@ class Part:
 def write_report(runs: Sequence[Run], folder: Path) -> None:
     """Write the report on `runs`, finished or not, into `folder`.
 
-    Of several runs each has a part of the page, and its files a folder of the run's name.
+    Each of several runs has a part of the page, and a folder of its name for its files.
     """
     with mpl.rc_context(_STYLE):
         parts = [
-            Part(
-                title=f"Run {run.folder.name}",
-                remarks=remarks(run),
-                sections=_sections(run, RUN_SECTIONS, folder, subfolder),
-            )
-            for run, subfolder in _subfolders(runs).items()
+            Part(f"Run {run.folder.name}", remarks(run), _sections(run, RUN_SECTIONS, folder, name))
+            for run, name in _subfolders(runs).items()
         ]
-        common = _sections(runs, COMMON_SECTIONS, folder, "")
-        parts.append(Part(title="Beyond one run", remarks=[], sections=common))
+        parts.append(Part("Beyond one run", [], _sections(runs, COMMON_SECTIONS, folder, "")))
     written = sorted(path.relative_to(folder / TABLES) for path in folder.glob("**/*.tex"))
     document = formats.latex_document([path.as_posix() for path in written])
     (folder / TABLES / "tables.tex").write_text(document, encoding="utf-8")
@@ -98,7 +85,7 @@ def write_report(runs: Sequence[Run], folder: Path) -> None:
 
 
 def _subfolders(runs: Sequence[Run]) -> dict[Run, str]:
-    """Where the files of each run go, and what its sections are called; nowhere for a lone run."""
+    """The folder of each run's files, which also begins its sections' names; "" for a lone run."""
     names = [run.folder.name for run in runs]
     if len(set(names)) < len(names):
         raise ValueError("two run folders have the same name: give a link to one of them")
@@ -108,7 +95,7 @@ def _subfolders(runs: Sequence[Run]) -> dict[Run, str]:
 def _sections(
     subject: Any, sections: Sequence[Section[Any]], folder: Path, subfolder: str
 ) -> list[SectionView]:
-    """Write the files of the sections that apply, and the views of them."""
+    """Write the files of the sections that apply, and return what the page shows of them."""
     tables, figures = folder / TABLES / subfolder, folder / FIGURES / subfolder
     for path in (tables, figures):
         path.mkdir(parents=True, exist_ok=True)
@@ -116,13 +103,9 @@ def _sections(
         SectionView(
             id=f"{subfolder}-{section.name}".strip("-"),
             title=section.title,
-            tables=[
-                _table(make(subject), make, title, tables / name)
-                for name, (title, make) in section.tables.items()
-            ],
+            tables=[_table(subject, *made, tables / name) for name, made in section.tables.items()],
             figures=[
-                _figure(make(subject), make, title, figures / name)
-                for name, (title, make) in section.figures.items()
+                _figure(subject, *made, figures / name) for name, made in section.figures.items()
             ],
         )
         for section in sections
@@ -130,9 +113,9 @@ def _sections(
     ]
 
 
-def _table(made: pd.DataFrame | Comparison, maker: Any, title: str, path: Path) -> TableView:
-    """Write a table's three files, and the view of it."""
-    note = ""
+def _table(subject: Any, title: str, maker: TableMaker[Any], path: Path) -> TableView:
+    """Write a table's three files, and return what the page shows of it."""
+    made, note = maker(subject), ""
     if isinstance(made, Comparison):
         cells, note = made.texts(), made.note
         numeric, title = [name for name in cells if name != "configuration"], made.heading
@@ -142,16 +125,13 @@ def _table(made: pd.DataFrame | Comparison, maker: Any, title: str, path: Path) 
     frame.to_csv(path.with_suffix(".csv"), float_format="%.10g", index=any(frame.index.names))
     path.with_suffix(".md").write_text(formats.markdown(cells, numeric), encoding="utf-8")
     path.with_suffix(".tex").write_text(formats.latex(cells, numeric, title), encoding="utf-8")
-    return TableView(
-        id=path.name, title=title, caption=_caption(maker), cells=cells, numeric=numeric,
-        note=note,
-    )  # fmt: skip
+    return TableView(title=title, caption=_caption(maker), cells=cells, numeric=numeric, note=note)
 
 
-def _figure(made: Figure | None, maker: Any, title: str, path: Path) -> FigureView:
-    """Write a figure's two files, and the view of it."""
+def _figure(subject: Any, title: str, maker: FigureMaker[Any], path: Path) -> FigureView:
+    """Write a figure's two files, and return what the page shows of it."""
     source, inches = None, 0.0
-    if made:
+    if made := maker(subject):
         inches = made.get_figwidth()
         svg = io.BytesIO()
         made.savefig(svg, format="svg", metadata={"Date": None})
@@ -159,9 +139,7 @@ def _figure(made: Figure | None, maker: Any, title: str, path: Path) -> FigureVi
         made.savefig(path.with_suffix(".png"), dpi=PNG_DPI)
         path.with_suffix(".svg").write_bytes(svg.getvalue())
         source = f"data:image/svg+xml;base64,{base64.b64encode(svg.getvalue()).decode()}"
-    return FigureView(
-        id=path.name, title=title, caption=_caption(maker), source=source, inches=inches
-    )
+    return FigureView(title, _caption(maker), source, inches)
 
 
 def _caption(maker: Any) -> str:
@@ -171,11 +149,7 @@ def _caption(maker: Any) -> str:
 
 
 def _page(runs: Sequence[Run], parts: Sequence[Part]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(runs=runs, parts=parts)
+    template = (Path(__file__).parent / "templates/report.html.j2").read_text(encoding="utf-8")
+    strict: Any = {"autoescape": True, "undefined": jinja2.StrictUndefined}
+    page = jinja2.Template(template, trim_blocks=True, lstrip_blocks=True, **strict)
+    return page.render(runs=runs, parts=parts)

@@ -1,8 +1,8 @@
-"""What a chapter of the report is made of: sections, their tables and their figures.
+"""What a chapter of the report is made of: sections with their tables and figures.
 
-A table is a function of a run that gives a DataFrame, or a Comparison where the study has published
-it; a figure is one that gives a matplotlib Figure, or None while there is nothing to draw. What
-compares runs is a function of all of them. A maker's docstring is its caption.
+A table is made by a function of a run that gives a DataFrame, or a Comparison where the study has
+published it. A figure is made by one that gives a matplotlib Figure, or None while there is nothing
+to draw. What compares runs is made from all of them. A maker's docstring is its caption.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ FigureMaker = Callable[[Subject], "Figure | None"]
 class Section(Generic[Subject]):
     """A section of the page, for the subjects that it `applies` to: a run, or all runs.
 
-    `tables` and `figures` have title and maker by the name that their files get.
+    `tables` and `figures` have a title and a maker by the name of their files.
     """
 
     name: str

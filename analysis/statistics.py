@@ -29,7 +29,7 @@ class Interval(NamedTuple):
 def mean_interval(values: Sequence[float]) -> Interval:
     """The mean, and where the mean of all seeds may lie (Student t); needs two values.
 
-    A NaN among the values makes everything NaN: a mean is over no fewer values than it says.
+    A NaN among the values makes everything NaN: no mean is over fewer values than it says.
     """
     return _interval(values, spread_of_one=0)
 
@@ -37,7 +37,7 @@ def mean_interval(values: Sequence[float]) -> Interval:
 def mean_intervals(groups: Any) -> pd.DataFrame:
     """`mean_interval` of each group of a grouped series: `mean`, `low`, `high` and `n`.
 
-    The same rule holds for a NaN: who wants the mean of what is there leaves NaNs out beforehand.
+    The same rule holds for a NaN: leave NaNs out beforehand for the mean of what is there.
     """
     n, mean = groups.size(), groups.mean(skipna=False)
     half = _student(n, groups.std(skipna=False), spread_of_one=0)
@@ -52,9 +52,7 @@ def prediction_interval(values: Sequence[float]) -> Interval:
 def _interval(values: Sequence[float], spread_of_one: int) -> Interval:
     n = len(values)
     mean = float(np.mean(values)) if n else _NAN
-    if n < 2:
-        return Interval(n, mean, _NAN, _NAN)
-    half = float(_student(n, np.std(values, ddof=1), spread_of_one))
+    half = float(_student(n, np.std(values, ddof=1), spread_of_one)) if n > 1 else _NAN
     return Interval(n, mean, mean - half, mean + half)
 
 
@@ -67,10 +65,10 @@ def _student(n: Any, deviation: Any, spread_of_one: int) -> Any:
 def pairwise_differences(groups: Mapping[str, Sequence[float]], *, best: str) -> pd.DataFrame:
     """Every pair of groups, each with its values by seed; `best` is "lowest" or "highest".
 
-    `difference` is the mean of `one` less that of `other`, with Welch's interval of this pair on
-    its own; `p_holm` allows for the number of pairs (Holm), and `verdict` goes by it: `one` is
-    "better" or "worse", or it is a "tie". Where one of them has a single seed, or neither any
-    spread, there is no interval and the verdict says that it cannot be judged.
+    `difference` is the mean of `one` less that of `other`, with Welch's interval for this pair
+    alone. `p_holm` allows for the number of pairs (Holm). `verdict` goes by it: `one` is "better"
+    or "worse", or they "tie". Where one has a single seed, or neither any spread, there is no
+    interval, and the verdict says that the pair cannot be judged.
     """
     rows = [
         {"one": one, "other": other, "n_one": len(groups[one]), "n_other": len(groups[other])}
@@ -86,18 +84,16 @@ def pairwise_differences(groups: Mapping[str, Sequence[float]], *, best: str) ->
 def welch(
     one: Sequence[float], other: Sequence[float], confidence: float = CONFIDENCE
 ) -> dict[str, float]:
-    """`difference` of the means, Welch's interval of it, `low` to `high`, and its `p`.
+    """`difference` of the means, its Welch interval `low` to `high`, and its `p`.
 
-    All but the difference are NaN where one of them has a single value, or neither any spread.
+    All but the difference are NaN where one side has a single value, or neither any spread.
     """
     difference = float(np.mean(one) - np.mean(other)) if len(one) and len(other) else _NAN
-    unknown = {"difference": difference, "low": _NAN, "high": _NAN, "p": _NAN}
-    if min(len(one), len(other)) < 2 or np.isnan(difference):
-        return unknown
-    if max(np.ptp(one), np.ptp(other)) <= ROUNDING * np.max(np.abs([*one, *other])):
-        return unknown
+    unknown = min(len(one), len(other)) < 2 or np.isnan(difference)
+    if unknown or max(np.ptp(one), np.ptp(other)) <= ROUNDING * np.max(np.abs([*one, *other])):
+        return {"difference": difference, "low": _NAN, "high": _NAN, "p": _NAN}
     with warnings.catch_warnings():
-        # Seeds of one side that are all equal are no loss of precision: its variance is 0.
+        # Equal seeds on one side are no loss of precision: the variance is 0.
         warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)
         test: Any = scipy.stats.ttest_ind(one, other, equal_var=False)
     low, high = test.confidence_interval(confidence)
@@ -105,7 +101,7 @@ def welch(
 
 
 def _holm(p: np.ndarray) -> np.ndarray:
-    """Holm's step-down correction of the p-values that are there (Holm 1979)."""
+    """Holm's step-down correction (Holm 1979); a NaN stays one and is not counted."""
     corrected = p.copy()
     known = np.flatnonzero(~np.isnan(p))
     ascending = known[np.argsort(p[known])]
@@ -125,14 +121,14 @@ def _verdict(pair: dict[Any, Any], best: str) -> str:
 
 
 def unjudged(n_one: int, n_other: int) -> str:
-    """Why a difference of so many seeds on either side has no interval."""
+    """Why a difference between so many seeds has no interval."""
     return f"{'one seed' if min(n_one, n_other) < 2 else 'no spread'}: cannot be judged"
 
 
 def pearson(x: Sequence[float], y: Sequence[float]) -> Interval:
-    """Pearson's correlation with Fisher's z interval, which admits n = 6; needs four pairs.
+    """Pearson's correlation with Fisher's z interval, which admits n = 6 and needs four pairs.
 
-    Pairs with a NaN are left out; where one side does not vary there is no correlation.
+    Pairs with a NaN are left out. Where one side does not vary there is no correlation.
     """
     x, y = _known_pairs(x, y)
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
@@ -143,11 +139,11 @@ def pearson(x: Sequence[float], y: Sequence[float]) -> Interval:
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> Interval:
-    """Spearman's rank correlation; needs four pairs, of which those with a NaN are left out.
+    """Spearman's rank correlation with an interval that needs four pairs; those with a NaN are out.
 
-    The interval is Fisher's z with the standard error of Bonett and Wright (2000). Ranks of n
-    values leave steps of 12 / (n³ - n) between the possible correlations: a perfect one is taken
-    as half a step less, for its interval would have no width otherwise.
+    The interval is Fisher's z with the standard error of Bonett and Wright (2000). Possible
+    correlations of n ranks lie 12 / (n³ - n) apart. A perfect one counts as half a step less:
+    otherwise its interval would have no width.
     """
     x, y = _known_pairs(x, y)
     n = len(x)

@@ -10,12 +10,8 @@ from rich.text import Text
 
 from quarterhour.analysis.chapters.paper.comparison import TABLE_COLUMNS, Comparison
 from quarterhour.analysis.chapters.paper.tables import TABLES
-from quarterhour.analysis.chapters.search.results import (
-    SearchResults,
-    best_trials,
-    seed_comparison,
-    spent,
-)
+from quarterhour.analysis.chapters.search import results as search
+from quarterhour.analysis.chapters.search.results import SearchResults
 from quarterhour.analysis.chapters.verify import Verdict
 
 _NUMBERS = {name: str(number) for number, name in enumerate(TABLES, start=1)}
@@ -23,7 +19,7 @@ _STYLES = {Verdict.REPRODUCED: "green", Verdict.DRIFT: "yellow", Verdict.FAILED:
 
 
 def comparison_table(comparison: Comparison) -> Group:
-    """A table of the paper: ours, and dimmed beside it the paper's figure."""
+    """A table of the paper: our figures, and beside them the paper's, dimmed."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("\nconfiguration", overflow="fold")
     columns = [_printed_column(comparison, name) for name in comparison.ours]
@@ -31,17 +27,14 @@ def comparison_table(comparison: Comparison) -> Group:
         table.add_column(Text(header), no_wrap=True)
     for row, configuration in enumerate(comparison.ours.index):
         table.add_row(Text(configuration), *(cells[row] for _, cells in columns))
-    said: list[Text] = []
-    if note := comparison.note:
-        said.append(Text(note))
-    unfinished = [f"{name} {note}" for name, note in comparison.unfinished.items() if note]
-    if unfinished:
-        said.append(Text(f"unfinished: {'; '.join(unfinished)}"))
-    return Group(Text(comparison.heading, style="bold"), table, *said, "")
+    unfinished = "; ".join(f"{name} {note}" for name, note in comparison.unfinished.items() if note)
+    said = (comparison.note, unfinished and f"unfinished: {unfinished}")
+    notes = [Text(line) for line in said if line]
+    return Group(Text(comparison.heading, style="bold"), table, *notes, "")
 
 
 def _printed_column(comparison: Comparison, name: str) -> tuple[str, list[Text]]:
-    """Header and cells of equal width, padded here: rich has no heading over two columns."""
+    """Header and cells of one width, padded here: rich has no heading over two columns."""
     column, ours, paper = comparison.printed(name)
     ours, paper = ["ours", *ours], ["paper", *paper] if paper else [""] * (len(ours) + 1)
     paper_width = max(map(len, paper))
@@ -54,25 +47,29 @@ def _printed_column(comparison: Comparison, name: str) -> tuple[str, list[Text]]
 
 
 def cells_table(cells: pd.DataFrame) -> Group:
-    """The cells that can be judged; the others by their reason."""
+    """The cells that can be judged, and how many cannot for which reason."""
     judged = cells.loc[cells["status"] != Verdict.NOT_COMPARABLE]
     judged = judged.loc[~judged["setting"]]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for header in ("table", "configuration", "measure"):
-        table.add_column(header, no_wrap=True)
-    for header in ("paper", "ours", "interval", "n"):
-        table.add_column(header, no_wrap=True, justify="right")
-    table.add_column("verdict", no_wrap=True)
+    for header in (
+        "table",
+        "configuration",
+        "measure",
+        "paper",
+        "ours",
+        "interval",
+        "n",
+        "verdict",
+    ):
+        is_number = header in ("paper", "ours", "interval", "n")
+        table.add_column(header, no_wrap=True, justify="right" if is_number else "left")
     for cell in judged.to_dict("records"):
         column = TABLE_COLUMNS[cell["column"]]
-        paper, ours, low, high = (
-            _figure(cell[name], column.decimals) for name in ("published", "ours", "low", "high")
-        )
-        table.add_row(
-            *(_NUMBERS[cell["table"]], cell["configuration"], column.header, paper, ours),
-            low and f"[{low}, {high}]",
-            *(str(cell["n"]), _coloured(cell["status"])),
-        )
+        figures = (cell[name] for name in ("published", "ours", "low", "high"))
+        paper, ours, low, high = (_figure(figure, column.decimals) for figure in figures)
+        place = (_NUMBERS[cell["table"]], cell["configuration"], column.header)
+        interval = low and f"[{low}, {high}]"
+        table.add_row(*place, paper, ours, interval, str(cell["n"]), _coloured(cell["status"]))
     tolerances = [tolerance for tolerance in judged["tolerance"].unique() if tolerance]
     legend = Text(f"interval: {'; '.join(tolerances)}. DRIFT: within twice its width.\n")
     shown = [table] * bool(len(judged)) + [legend] * bool(tolerances)
@@ -84,9 +81,8 @@ def orderings_table(orderings: pd.DataFrame) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for header in ("\nranked by", "best:\npaper", "\nours", "\nverdict", "order:\nverdict"):
         table.add_column(header, no_wrap=True)
-    n = " to ".join(
-        str(n) for n in sorted({*orderings["n"]})[:: max(1, len({*orderings["n"]}) - 1)]
-    )
+    counts = sorted({*orderings["n"]})
+    n = " to ".join(dict.fromkeys(map(str, (counts[0], counts[-1]))))
     table.add_column(f"rank correlation\nover {n}", no_wrap=True, justify="right")
     claims = orderings.to_dict("records")
     for order, best in zip(claims[::2], claims[1::2], strict=True):
@@ -106,8 +102,6 @@ def _reasons(cells: pd.DataFrame) -> Table:
     each = each.loc[each["reason"] != ""]
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(justify="right")
-    for _ in ("status", "reason"):
-        table.add_column()
     for (status, reason), number in each.value_counts(["status", "reason"], sort=True).items():
         table.add_row(str(number), _coloured(status), Text(reason))
     return table
@@ -131,10 +125,11 @@ def states_table(results: SearchResults) -> Table:
 
 def best_table(results: SearchResults) -> Table:
     """`best_trials` to read, a column each."""
-    best = best_trials(results)
+    best = search.best_trials(results)
     table = Table("setting", *best.index, box=None)
     for name in best:
-        table.add_row(str(name), *[_text(value) for value in best[name]])
+        values = (f"{x:.4g}" if isinstance(x, float) else str(x) for x in best[name])
+        table.add_row(str(name), *values)
     return table
 
 
@@ -143,24 +138,18 @@ def seed_table(results: SearchResults) -> Table:
     table = Table("trial", "fresh seeds", f"mean {results.objective}", box=None)
     table.add_column("minus best of the six", justify="right")
     table.add_column("at 95 %")
-    for row in seed_comparison(results).to_dict("records"):
-        difference, verdict = "", "best of the six"
-        if not pd.isna(row["difference"]):
-            difference = f"{row['difference']:+.4f}"
-            if not pd.isna(row["low"]):
-                difference += f" ± {(row['high'] - row['low']) / 2:.4f}"
-            verdict = row["verdict"]
+    for row in search.seed_comparison(results).to_dict("records"):
+        difference = _figure(row["difference"], "+.4f")
+        verdict = row["verdict"] if difference else "best of the six"
+        half = _figure((row["high"] - row["low"]) / 2, ".4f")
+        difference += half and f" ± {half}"
         table.add_row(row["trial"], str(row["n"]), f"{row['mean']:.4f}", difference, verdict)
     return table
 
 
-def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def spent_text(results: SearchResults) -> str:
     """`spent` as a sentence."""
-    steps, tokens, flops, seconds = spent(results)
+    steps, tokens, flops, seconds = search.spent(results)
     return (
         f"spent {steps:,.0f} steps, {tokens:,.0f} tokens, {flops:.3g} FLOPs,"
         f" {seconds:,.0f} device-seconds of training"

@@ -7,7 +7,8 @@ from typing import Any
 
 from test_runs import COMPLETE, write_experiment, write_trial
 
-from quarterhour.analysis.chapters.paper.published import FOLDER, published_tables
+from quarterhour.analysis.chapters.paper import published
+from quarterhour.analysis.chapters.paper.published import FOLDER
 
 RUNS = json.loads((FOLDER / "published_runs.json").read_text())["configurations"]
 EVALUATED = [1, 401, 801, 1201, 1601]
@@ -58,7 +59,7 @@ def write_study_run(
     """The six, all complete; `change` gets configuration, seed and each row, and gives another."""
     names = list(RUNS) if names is None else names
     run = write_experiment(folder, names, seeds=seeds)
-    settings = published_tables()["configurations"]
+    settings = published.tables()["configurations"]
     for name in names:
         own = settings.loc[name]
         config = {

@@ -12,7 +12,8 @@ from test_published import (
 )
 
 from quarterhour.analysis.chapters.contradictions import contradictions, text_claims
-from quarterhour.analysis.chapters.paper.published import FOLDER, published_tables
+from quarterhour.analysis.chapters.paper import published
+from quarterhour.analysis.chapters.paper.published import FOLDER
 
 KINDS = {
     "from rounded figures": FROM_ROUNDED_FIGURES,
@@ -21,7 +22,7 @@ KINDS = {
     "wrong factor": A_TENTH,
     "another measure": TRAINING_BATCH,
 }
-NUMBERS = {name: number for number, name in enumerate(published_tables(), start=1)}
+NUMBERS = {name: number for number, name in enumerate(published.tables(), start=1)}
 
 
 def test_each_cell_is_found_with_what_went_wrong():

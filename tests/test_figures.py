@@ -13,8 +13,7 @@ from scipy import stats
 from shown import drawn, legend_of, note_of
 from test_runs import COMPLETE, write_experiment, write_trial
 
-from quarterhour.analysis.chapters.paper import figures
-from quarterhour.analysis.chapters.paper.published import published_rows
+from quarterhour.analysis.chapters.paper import figures, published
 from quarterhour.analysis.plots import COLOURS
 from quarterhour.analysis.runs import Run, load_run
 
@@ -50,7 +49,7 @@ def test_published_series_are_dashed_where_the_protocol_is_the_same(grid: Run):
     assert note_of(figure) == "dashed: published, one run"
     assert legend_of(figure) == [f"{name} (n = 2)" for name in SIX]
     dashed = [line for line in figure.axes[0].lines if line.get_linestyle() == "--"]
-    theirs = published_rows().query("configuration == 'baseline'")
+    theirs = published.rows().query("configuration == 'baseline'")
     assert list(dashed[0].get_ydata()) == theirs["train_loss_last"].to_list()
 
 

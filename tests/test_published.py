@@ -6,11 +6,10 @@ import pandas as pd
 import pytest
 from test_runs import COMPLETE, write_experiment, write_trial
 
+from quarterhour.analysis.chapters.paper import published
 from quarterhour.analysis.chapters.paper.comparison import TABLE_COLUMNS
 from quarterhour.analysis.chapters.paper.published import (
     differences,
-    published_summary,
-    published_tables,
 )
 from quarterhour.analysis.chapters.paper.tables import TABLES
 from quarterhour.analysis.measures import mean_over_seeds, summarise
@@ -60,7 +59,7 @@ def printed(figure: float | str, column: str) -> str:
 def not_following(summary: pd.DataFrame) -> set[tuple[str, str, str]]:
     return {
         (name, str(configuration), column)
-        for name, table in published_tables().items()
+        for name, table in published.tables().items()
         for configuration in table.index
         for column in table
         if printed(TABLES[name][1](mean_over_seeds(summary)).at[configuration, column], column)
@@ -69,19 +68,19 @@ def not_following(summary: pd.DataFrame) -> set[tuple[str, str, str]]:
 
 
 def test_the_eight_tables_follow_from_the_recorded_data_except_for_the_papers_errors():
-    assert list(TABLES) == list(published_tables())
+    assert list(TABLES) == list(published.tables())
     errors = [*FROM_ROUNDED_FIGURES, *WRONG_QUOTIENTS, *WORDS, *A_TENTH, *TRAINING_BATCH]
-    assert not_following(published_summary()) == set(errors)
+    assert not_following(published.summary()) == set(errors)
 
 
 def test_rows_come_in_the_papers_order_where_it_ranks():
     for name in ("performance", "top5", "efficiency", "validation"):
-        ours = TABLES[name][1](mean_over_seeds(published_summary()))
-        assert list(ours.index) == list(published_tables()[name].index)
+        ours = TABLES[name][1](mean_over_seeds(published.summary()))
+        assert list(ours.index) == list(published.tables()[name].index)
 
 
 def test_published_top5_differences_are_of_rounded_figures():
-    table, accuracy = published_tables()["top5"], published_tables()["performance"]["accuracy"]
+    table, accuracy = published.tables()["top5"], published.tables()["performance"]["accuracy"]
     improvement = table["final_top5"] - table["initial_top5"]
     assert improvement["low_lr"] == pytest.approx(table.at["low_lr", "improvement"])
     gap = table["final_top5"] - accuracy
@@ -90,8 +89,8 @@ def test_published_top5_differences_are_of_rounded_figures():
 
 
 def test_published_quotients_follow_from_no_rounding_of_loss_and_tokens():
-    table = published_tables()["normalized"]
-    exact = published_summary().set_index("configuration")["total_tokens"] / 1e6
+    table = published.tables()["normalized"]
+    exact = published.summary().set_index("configuration")["total_tokens"] / 1e6
     for _, configuration, column in WRONG_QUOTIENTS:
         loss, quotient = table.at[configuration, "final_loss"], table.at[configuration, column]
         for tokens in (table.at[configuration, "tokens_millions"], exact[configuration]):
@@ -99,13 +98,13 @@ def test_published_quotients_follow_from_no_rounding_of_loss_and_tokens():
 
 
 def test_published_tokens_per_second_are_about_a_tenth():
-    ours = TABLES["sequence_length"][1](mean_over_seeds(published_summary()))["tokens_per_second"]
-    ratio = published_tables()["sequence_length"]["tokens_per_second"] / ours
+    ours = TABLES["sequence_length"][1](mean_over_seeds(published.summary()))["tokens_per_second"]
+    ratio = published.tables()["sequence_length"]["tokens_per_second"] / ours
     assert ratio.between(0.099, 0.102).all()
 
 
 def test_published_validation_accuracy_and_perplexity_are_the_training_batchs():
-    summary = published_summary()
+    summary = published.summary()
     mistaken = summary.assign(
         val_accuracy=summary["accuracy"], val_perplexity=summary["perplexity"]
     )
@@ -113,7 +112,7 @@ def test_published_validation_accuracy_and_perplexity_are_the_training_batchs():
 
 
 def test_correlations_and_convergence_of_the_text():
-    summary = published_summary().set_index("configuration")
+    summary = published.summary().set_index("configuration")
     confidence = summary["confidence"]
     assert round(np.corrcoef(summary["train_loss"], confidence)[0, 1], 3) == -0.943
     assert round(np.corrcoef(summary["final_top5"], confidence)[0, 1], 3) == 0.993
@@ -124,7 +123,7 @@ def test_correlations_and_convergence_of_the_text():
 
 def test_the_published_summary_has_the_columns_of_a_runs(tmp_path: Path):
     run = load_run(write_experiment(tmp_path / "run", ["baseline"]))
-    assert list(published_summary().columns) == list(summarise(run).columns)
+    assert list(published.summary().columns) == list(summarise(run).columns)
 
 
 @pytest.mark.parametrize(

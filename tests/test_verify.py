@@ -37,7 +37,7 @@ def verdicts(cells: pd.DataFrame) -> dict[tuple[str, str, str], str]:
 
 def test_the_studys_own_data_reproduce_every_cell_that_follows_from_them(tmp_path: Path):
     run = load_run(write_study_run(tmp_path / "run"))
-    cells = judge_cells(summarise(run), differing={}, columns={}, relative_tolerance=0)
+    cells = judge_cells(summarise(run), differing={}, columns={}, within=0)
     contradicted = [*FROM_ROUNDED_FIGURES, *WRONG_QUOTIENTS, *A_TENTH, *TRAINING_BATCH]
     found = verdicts(cells)
     assert len(found) == len(cells) == 176

@@ -1,4 +1,4 @@
-"""How much of a low loss is the training text learned by heart: leaky against held-out windows."""
+"""How much of a low loss is training text learned by heart: leaky against held-out windows."""
 
 from dataclasses import replace
 from typing import Any
@@ -10,7 +10,7 @@ from quarterhour.analysis.chapters.paper.figures import Panel, curves
 from quarterhour.analysis.measures import final_rows
 from quarterhour.analysis.runs import Run
 from quarterhour.analysis.sections import Section, compares_configurations
-from quarterhour.analysis.statistics import mean_interval
+from quarterhour.analysis.statistics import mean_intervals
 from quarterhour.tune.run_folder import EVAL_LOSS, HELDOUT_LOSS, TRAIN_LOSS, TRIAL
 
 _FINAL = ["step", "epochs", TRAIN_LOSS, EVAL_LOSS, HELDOUT_LOSS, "heldout_bits_per_byte"]
@@ -22,28 +22,26 @@ _PANELS = (
 
 
 def memorisation(run: Run) -> pd.DataFrame:
-    """Means over a configuration's `n` complete seeds, of its last row, the largest gap first.
+    """Means over the last rows of a configuration's `n` complete seeds, the largest gap first.
 
-    `epochs` is passes over the corpus, losses are in nats a token: `train_loss` of the last window
-    of steps, `eval_loss` on the reference's validation windows, which overlap the training ones,
-    `heldout_loss` on documents never trained on. `gap` is held-out less eval loss, with its 95 %
-    interval `gap_low` to `gap_high`; `heldout_bits_per_byte` does not depend on the tokenizer.
+    `epochs` counts passes over the corpus. Losses are in nats a token: `train_loss` is of the last
+    window of steps, `eval_loss` is on the reference's validation windows, which overlap training,
+    and `heldout_loss` is on documents never trained on. `gap` is held-out less eval loss, with its
+    95 % interval `gap_low` to `gap_high`. `heldout_bits_per_byte` does not depend on the tokenizer.
     """
     final = final_rows(run, _FINAL)
-    rows: list[dict[str, Any]] = []
-    for configuration, seeds in final.groupby("configuration", sort=False):
-        gap = mean_interval((seeds[HELDOUT_LOSS] - seeds[EVAL_LOSS]).to_list())
-        means = {name: seeds[name].mean(skipna=False) for name in _FINAL}
-        gaps = {"gap": gap.value, "gap_low": gap.low, "gap_high": gap.high}
-        rows.append({"configuration": configuration, "n": gap.n} | means | gaps)
+    final = final.assign(gap=final[HELDOUT_LOSS] - final[EVAL_LOSS])
+    by_configuration = final.groupby("configuration", sort=False)
+    gaps = mean_intervals(by_configuration["gap"])
+    gaps = gaps.rename(columns={"mean": "gap", "low": "gap_low", "high": "gap_high"})
+    means: Any = by_configuration[_FINAL].mean(skipna=False)
     columns = ["configuration", "n", *_FINAL[:-1], "gap", "gap_low", "gap_high", _FINAL[-1]]
-    table = pd.DataFrame(rows, columns=columns)
+    table = means.join(gaps).reset_index().loc[:, columns]
     return table.sort_values(["gap"], ascending=False, kind="stable", ignore_index=True)
 
 
 def gap_over_time(run: Run) -> pd.DataFrame:
-    """Each evaluation of each trial, finished or not: configuration, seed, step, epochs, eval_loss,
-    heldout_loss and `gap`, the latter less the former."""
+    """Each evaluation of each trial, finished or not; `gap` is held-out less eval loss."""
     columns = [*TRIAL, "step", "epochs", EVAL_LOSS, HELDOUT_LOSS]
     rows = run.rows.reindex(columns=columns).dropna(subset=[EVAL_LOSS, HELDOUT_LOSS])
     return rows.assign(gap=rows[HELDOUT_LOSS] - rows[EVAL_LOSS]).reset_index(drop=True)

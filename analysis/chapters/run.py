@@ -8,29 +8,25 @@ from quarterhour.analysis.chapters.paper.comparison import unfinished_notes
 from quarterhour.analysis.chapters.paper.published import differences
 from quarterhour.analysis.runs import Run
 from quarterhour.analysis.sections import Section
-from quarterhour.tune.run_folder import (
-    EVAL_LOSS,
-    HELDOUT_LOSS,
-    TRAIN_LOSS,
-    TRIAL,
-    TRIALS_ON_DEVICE,
-    Status,
-)
+from quarterhour.tune import run_folder
+from quarterhour.tune.run_folder import TRIAL, Status
 
-_ENDED = [status for status in Status if status.ended]
-_MEASURES = ["tokens", "seconds", TRAIN_LOSS, EVAL_LOSS, HELDOUT_LOSS, "heldout_bits_per_byte"]
+_MEASURES = [
+    *("tokens", "seconds", run_folder.TRAIN_LOSS, run_folder.EVAL_LOSS),
+    *(run_folder.HELDOUT_LOSS, run_folder.HELDOUT_BITS_PER_BYTE),
+]
 
 
 def remarks(run: Run) -> list[str]:
     """What a reader has to know before any figure of the run."""
     said = [f"Trials: {_counted(run.trials['status'])}."]
-    if not run.trials["status"].isin(_ENDED).to_numpy().all():
+    if not all(Status(status).ended for status in run.trials["status"]):
         said.append("The run is not finished: figures that are not there are missing or –.")
     if not run.is_search:
         said += [f"{name}: {note}." for name, note in unfinished_notes(run).items()]
     if run.trials.duplicated("configuration").sum() == 0:
         said.append("One seed: a difference between configurations may be seed noise alone.")
-    if run.rows.reindex(columns=[TRIALS_ON_DEVICE]).gt(1).to_numpy().any():
+    if run.rows.reindex(columns=[run_folder.TRIALS_ON_DEVICE]).gt(1).to_numpy().any():
         said.append("Trials shared the device: seconds and steps per second are those of sharing.")
     if lost := run.experiment["data"].get("heldout_lost_share"):
         said.append(
@@ -48,10 +44,7 @@ def provenance(run: Run) -> pd.DataFrame:
     experiment: dict[str, Any] = run.experiment
     facts = {
         "run folder": run.folder,
-        "kind": experiment.get("kind"),
-        "created": experiment.get("created"),
-        "profile": experiment.get("profile"),
-        "protocol": experiment["protocol"],
+        **{name: experiment.get(name) for name in ("kind", "created", "profile", "protocol")},
         "precision": _distinct(run, "precision"),
         "steps": _distinct(run, "budget.steps"),
         "seeds": ", ".join(map(str, sorted(run.trials["seed"].unique()))),
@@ -108,7 +101,7 @@ def _some(labels: list[str]) -> str:
 
 
 def _distinct(run: Run, column: str) -> str | None:
-    """The values that the begun trials have, or None if none has begun."""
+    """The values that the begun trials have; None if none has begun."""
     values: Any = run.trials[column].dropna().unique() if column in run.trials else []
     few = [f"{value:g}" if isinstance(value, float) else str(value) for value in sorted(values)]
     if len(few) > 3:

@@ -15,7 +15,7 @@ SHOWN = 6
 def samples(run: Run) -> pd.DataFrame:
     """What the models make of the same prompts after their last evaluation, side by side.
 
-    Of each configuration the first seed; of a search the best trials.
+    They are the first seed of each configuration, and of a search the best trials.
     """
     chosen = run.trials.loc[run.trials["folder"].notna()].drop_duplicates("configuration")
     if run.is_search:

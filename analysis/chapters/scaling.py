@@ -12,18 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy.optimize import curve_fit
 
+from quarterhour.analysis import plots
 from quarterhour.analysis.chapters.paper.published import SIX
 from quarterhour.analysis.measures import final_rows
-from quarterhour.analysis.plots import (
-    BEST_COLOUR,
-    COLOURS,
-    NOTE_COLOUR,
-    PROPOSED_COLOUR,
-    add_legend,
-    axis_label,
-    figure_and_axes,
-    plain_log,
-)
 from quarterhour.analysis.runs import Run
 from quarterhour.analysis.sections import Section
 from quarterhour.analysis.statistics import CONFIDENCE
@@ -32,20 +23,19 @@ from quarterhour.tune.run_folder import HELDOUT_LOSS, TRIAL
 AXES = ("parameters", "tokens", "flops")
 LAW = ("offset", "factor", "exponent")  # E, A and alpha of L = E + A · x^-alpha
 MIN_POINTS = len(LAW) + 2
-SAME = 0.02  # costs that differ by less, relative, are one: budgets are equal to a step
+SAME = 0.02  # costs that differ by a smaller share are one: budgets are equal to a step
 RESAMPLES = 200
 SEED = 0
-SLOWEST, FASTEST = 1e-3, 10  # exponents: beyond them, a line or a step fits as well
+SLOWEST, FASTEST = 1e-3, 10  # exponents; beyond them, a line or a step fits as well
 MAX_EVALUATIONS = 60
-_LOOKS = (("o", "-"), ("s", "--"), ("D", "-."), ("^", ":"))  # of data, one after the other
+_LOOKS = (("o", "-"), ("s", "--"), ("D", "-."), ("^", ":"))  # of data, in turn
 
 
 def points(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row for each configuration of each run that is complete: `data` (its fingerprint),
-    `run`, `configuration`, `n` seeds, `parameters`, `tokens` and `flops` (of training), and
-    `heldout_loss`, all means over the seeds."""
-    tables = [_points(run) for run in runs]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    """Each complete configuration of each run: `data` (the fingerprint), `n` seeds, and the means
+    over these of `parameters`, `tokens` and `flops` of training, and `heldout_loss`."""
+    tables = [_points(run) for run in runs] or [pd.DataFrame(columns=["data"])]
+    return pd.concat(tables, ignore_index=True)
 
 
 def _points(run: Run) -> pd.DataFrame:
@@ -53,9 +43,8 @@ def _points(run: Run) -> pd.DataFrame:
     settings = run.trials.reindex(columns=[*TRIAL, "parameters"])
     trials = final.merge(settings, on=TRIAL).drop(columns="seed")
     figures = trials.astype(dict.fromkeys([*AXES, HELDOUT_LOSS], float))
-    by_configuration = figures.groupby("configuration", sort=False)
-    means: Any = by_configuration.mean()
-    means = means.assign(n=by_configuration.size(), run=run.folder.name)
+    by_configuration: Any = figures.groupby("configuration", sort=False)
+    means = by_configuration.mean().assign(n=by_configuration.size(), run=run.folder.name)
     return means.assign(data=run.experiment["data"].get("fingerprint", "")).reset_index()
 
 
@@ -64,16 +53,14 @@ def fits(runs: Sequence[Run]) -> pd.DataFrame:
     variable at a time) through the lowest held-out loss (nats) at each x: `offset` E, `factor` A,
     `exponent` alpha, each with `…_low` and `…_high`, and the number of `points`.
 
-    The 95 % intervals come from 200 resamples of the residuals, always the same. There is no fit,
-    and `reason` says why, with fewer than five points (those within 2 % of each other are one), or
-    where no law is found. Other settings may differ between the points: what is fitted is the best
-    that was found at each x.
+    The 95 % intervals come from 200 resamples of the residuals, always the same. With fewer than
+    five points (those within 2 % of each other are one), or where no law is found, there is no fit,
+    and `reason` says why. Other settings may differ between the points: each is the best that was
+    found at its x.
     """
-    measured = points(runs)
-    groups = measured.groupby("data", sort=False) if len(measured) else []
     rows = [
         {"data": data, "axis": axis} | _fit(*_envelope(of_data, axis))
-        for data, of_data in groups
+        for data, of_data in points(runs).groupby("data", sort=False)
         for axis in AXES
     ]
     bounds = [f"{name}{end}" for name in LAW for end in ("", "_low", "_high")]
@@ -116,9 +103,9 @@ def _fit(at: tuple[float, ...], losses: tuple[float, ...]) -> dict[str, Any]:
 
 
 def _resampled(x: np.ndarray, loss: np.ndarray, fitted: np.ndarray) -> list[np.ndarray]:
-    """The law fitted to resampled residuals, as often as it converged; ends when it did too rarely.
+    """The law fitted to resampled residuals, as often as it converged; it ends where that is rare.
 
-    Residuals are too small by the degrees of freedom that the law has taken.
+    The residuals are enlarged: the law has taken degrees of freedom from them.
     """
     expected = law(x, *fitted)
     residuals = (loss - expected) * np.sqrt(len(x) / (len(x) - len(LAW)))
@@ -151,24 +138,24 @@ def _unscaled(law_parameters: np.ndarray, scale: float) -> tuple[float, float, f
 def scaling_laws(runs: Sequence[Run]) -> Figure | None:
     """Held-out loss of the complete configurations against parameters, tokens and FLOPs.
 
-    Lines are the power laws with an offset, where there are points enough; data that differ have
-    markers and lines that differ.
+    Lines are power laws with an offset, where there are points enough. Each set of data has its own
+    markers and lines.
     """
     measured: Any = points(runs)
     if measured.empty:
         return None
-    named = COLOURS | {"another": PROPOSED_COLOUR}
+    named = plots.COLOURS | {"another": plots.PROPOSED_COLOUR}
     shown_as = measured["configuration"].where(measured["configuration"].isin(SIX), "another")
-    figure, (first, *_) = figure_and_axes((13, 4.5), 1, len(AXES))
+    figure, (first, *_) = plots.figure_and_axes((13, 4.5), 1, len(AXES))
     for name in shown_as.unique():
         first.plot([], [], "o", color=named[name], label=name)
-    add_legend(figure, first)
+    plots.add_legend(figure, first)
     laws: Any = fits(runs)
     for axes, axis in zip(figure.axes, AXES, strict=True):
         found = laws.loc[laws["axis"].eq(axis) & laws["reason"].eq("")]
         _draw_points_and_laws(axes, axis, measured.assign(colour=shown_as.map(named)), found)
-        axes.set(xlabel=axis, ylabel=axis_label(HELDOUT_LOSS))
-        plain_log(axes.xaxis)
+        axes.set(xlabel=axis, ylabel=plots.axis_label(HELDOUT_LOSS))
+        plots.plain_log(axes.xaxis)
     return figure
 
 
@@ -183,27 +170,21 @@ def _draw_points_and_laws(axes: Axes, axis: str, measured: pd.DataFrame, laws: A
     if lines:
         axes.legend(handles=lines, frameon=False)
     else:
-        axes.set_title("no fit", color=NOTE_COLOUR, fontsize="medium")
+        axes.set_title("no fit", color=plots.NOTE_COLOUR, fontsize="medium")
 
 
 def _law(axes: Axes, x: pd.Series, row: dict[str, Any], style: str, which: str) -> Line2D:
     """Draw a fitted law over the range of x that it was fitted to."""
     between = np.geomspace(x.min(), x.max(), 200)
-    exponent, *bounds = (row[f"exponent{end}"] for end in ("", "_low", "_high"))
-    label = which + "exponent {:.2f} [{:.2f}, {:.2f}]".format(exponent, *bounds)
+    found = "exponent {exponent:.2f} [{exponent_low:.2f}, {exponent_high:.2f}]".format(**row)
     losses = law(between, *(row[name] for name in LAW))
-    return axes.plot(between, losses, style, color=BEST_COLOUR, label=label)[0]
-
-
-def _has_several_sizes(runs: Sequence[Run]) -> bool:
-    """Whether complete trials differ in parameters, tokens or FLOPs."""
-    return len(points(runs).loc[:, [*AXES]].drop_duplicates()) > 1
+    return axes.plot(between, losses, style, color=plots.BEST_COLOUR, label=which + found)[0]
 
 
 SECTION = Section[Sequence[Run]](
     name="scaling",
     title="Scaling",
-    applies=_has_several_sizes,
+    applies=lambda runs: len(points(runs)[[*AXES]].drop_duplicates()) > 1,
     tables={
         "scaling_fits": ("Power laws with an offset", fits),
         "scaling_points": ("What they are fitted to", points),

@@ -1,4 +1,4 @@
-"""What the seeds say: every figure with its interval, every pair of configurations judged."""
+"""What the seeds say: every figure with its interval, and every pair of configurations judged."""
 
 from typing import Any
 
@@ -8,46 +8,31 @@ from quarterhour.analysis.measures import counted_trials, final_rows, summarise
 from quarterhour.analysis.runs import Run
 from quarterhour.analysis.sections import Section, compares_configurations
 from quarterhour.analysis.statistics import mean_interval, pairwise_differences
-from quarterhour.tune.run_folder import (
-    EVAL_LOSS,
-    HELDOUT_LOSS,
-    TOKENS_PER_SECOND,
-    TRAIN_LOSS,
-    TRIAL,
-    TRIALS_ON_DEVICE,
-)
+from quarterhour.tune.run_folder import HELDOUT_LOSS, TOKENS_PER_SECOND, TRIAL, TRIALS_ON_DEVICE
 
-MEASURES = {
-    TRAIN_LOSS: TRAIN_LOSS,
-    EVAL_LOSS: EVAL_LOSS,
-    HELDOUT_LOSS: HELDOUT_LOSS,
-    "accuracy": "accuracy",
-    "final_top5": "top5_accuracy",
-    TOKENS_PER_SECOND: TOKENS_PER_SECOND,
-}
-"""The main measures: their names in `trial_measures`, and as they are shown."""
+MEASURES = ["train_loss", "eval_loss", HELDOUT_LOSS, "accuracy", "final_top5", TOKENS_PER_SECOND]
+"""The main measures: their names in `trial_measures`."""
 
 
 def trial_measures(run: Run) -> pd.DataFrame:
     """One row for each trial that counts: configuration, seed, trials_on_device and the measures.
 
-    As the study defines them (`measures.summarise`); `heldout_loss` is of the last step.
-    `tokens_per_second` is over all steps but the first.
+    The study defines them (`measures.summarise`), but for `heldout_loss`, of the last step, and
+    `tokens_per_second`, over all steps but the first.
     """
     summary = counted_trials(summarise(run))
-    heldout = final_rows(run, [HELDOUT_LOSS])
     tokens_per_step = summary["batch_size"] * summary["seq_len"]
     summary = summary.assign(tokens_per_second=summary["steps_per_second"] * tokens_per_step)
-    measures = summary.merge(heldout, how="left", on=TRIAL)
+    measures = summary.merge(final_rows(run, [HELDOUT_LOSS]), how="left", on=TRIAL)
     return measures.loc[:, [*TRIAL, TRIALS_ON_DEVICE, *MEASURES]]
 
 
 def seed_intervals(run: Run) -> pd.DataFrame:
-    """By configuration and measure: `n` seeds, `mean`, its 95 % interval `low` to `high`, and a
-    `remark` where there is no interval or the throughput is that of a shared device."""
-    rows: list[dict[str, Any]] = []
+    """Each measure of each configuration: the `mean` of `n` seeds and its 95 % interval. `remark`
+    says where there is no interval, and where the throughput is that of a shared device."""
+    rows: list[tuple[Any, ...]] = []
     for configuration, seeds in trial_measures(run).groupby("configuration", sort=False):
-        for name, shown in MEASURES.items():
+        for name in MEASURES:
             n, mean, low, high = mean_interval(seeds[name].to_list())
             remarks = ["one seed: no interval"] if n == 1 else []
             if pd.isna(mean):
@@ -55,10 +40,10 @@ def seed_intervals(run: Run) -> pd.DataFrame:
             shared_by = max(seeds[TRIALS_ON_DEVICE])
             if name == TOKENS_PER_SECOND and shared_by > 1:
                 remarks.append(f"{shared_by:g} trials shared the device")
-            figures = {"n": n, "mean": mean, "low": low, "high": high}
-            place = {"configuration": configuration, "measure": shown}
-            rows.append(place | figures | {"remark": "; ".join(remarks)})
-    return pd.DataFrame(rows)
+            shown = name.replace("final_top5", "top5_accuracy")
+            rows.append((configuration, shown, n, mean, low, high, "; ".join(remarks)))
+    columns = ["configuration", "measure", "n", "mean", "low", "high", "remark"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def pairwise(run: Run) -> pd.DataFrame:

@@ -2,40 +2,29 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
-from itertools import combinations
-from typing import Any, NamedTuple
+from itertools import combinations, product
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from quarterhour.analysis import statistics
+from quarterhour.analysis.chapters.paper import published
 from quarterhour.analysis.chapters.paper.comparison import TABLE_COLUMNS, unfinished_notes
-from quarterhour.analysis.chapters.paper.published import (
-    COLUMN_REASONS,
-    SIX,
-    differences,
-    has_studied,
-    published_tables,
-)
 from quarterhour.analysis.chapters.paper.tables import TABLES
 from quarterhour.analysis.measures import counted_trials, summarise
 from quarterhour.analysis.runs import Run
 from quarterhour.analysis.sections import Section
-from quarterhour.analysis.statistics import (
-    ROUNDING,
-    pairwise_differences,
-    prediction_interval,
-    spearman,
-)
 from quarterhour.tune.run_folder import TRIAL
 
 # A single seed has no spread: its figure may be off by this share of itself.
 RELATIVE_TOLERANCE = 0.05
-# Of 20 cells, one is just outside its own 95 % interval by chance: that alone refutes nothing.
+# By chance, one of 20 cells lies just outside its own 95 % interval: that alone refutes nothing.
 DRIFT_WIDTHS = 2
 
 
 class Verdict(StrEnum):
-    """What a cell, or an ordering, of the study has come to in a run."""
+    """What has become of a cell, or an ordering, of the study in a run."""
 
     REPRODUCED = "REPRODUCED"
     DRIFT = "DRIFT"
@@ -52,37 +41,30 @@ BEST = {
     ("efficiency", "steps_per_second"): "highest",
     ("validation", "final_val_loss"): "lowest",
 }
-"""The figures by which the study ranks the six, by table and column, and which of them is best."""
+"""The figures by which the study ranks the six, by table and column, and which value is best."""
 
-
-class _Judged(NamedTuple):
-    low: float
-    high: float
-    tolerance: str
-    status: Verdict
-    reason: str
+_Judged = tuple[float, float, str, Verdict, str]  # low, high, tolerance, status, reason
 
 
 def verify_cells(run: Run) -> pd.DataFrame:
-    """Every cell of the published tables: `table`, `configuration`, `column`, whether it is a
-    `setting`, `published`, `ours` (mean of `n` seeds), `low` and `high`, what they are
-    (`tolerance`), `status` and `reason`.
+    """Every cell of the published tables: the `published` figure, `ours` (mean of `n` seeds), and
+    what became of it (`status`, `reason`). `tolerance` says what `low` and `high` are.
 
-    REPRODUCED: the published single run lies within the 95 % prediction interval of our seeds; for
-    one seed, within 5 % of ours. Half a unit of the last printed digit is allowed besides. DRIFT:
-    within twice that width. FAILED: further off, or all its trials diverged. MISSING: not there
-    (yet). NOT COMPARABLE: `reason` says in what the run, or what was measured, is another; a
-    setting is compared exactly. Raises ValueError for a run with none of the six configurations.
+    REPRODUCED: the published single run lies within the 95 % prediction interval of our seeds, or
+    within 5 % of ours where there is one seed. Half a unit of the last printed digit is allowed
+    besides. DRIFT: it lies within twice that width. FAILED: it lies further off, or all our trials
+    diverged. MISSING: we have no figure (yet). NOT COMPARABLE: the run, or what was measured, is
+    another, and `reason` says how. A `setting` is compared exactly. Raises ValueError for a run
+    with none of the six configurations.
     """
-    if not has_studied(run):
+    six = published.SIX
+    if not published.has_studied(run):
         raise ValueError(
-            f"{run.folder} has none of the study's configurations ({', '.join(SIX)}): give a run"
+            f"{run.folder} has none of the study's configurations ({', '.join(six)}): give a run"
             " that `quarterhour grid` or `quarterhour run` has written"
         )
-    own = {name: "; ".join(differences(run, name).values()) for name in SIX}
-    cells = judge_cells(
-        summarise(run), differing=own, columns=COLUMN_REASONS, relative_tolerance=RELATIVE_TOLERANCE
-    )
+    own = {name: "; ".join(published.differences(run, name).values()) for name in six}
+    cells = judge_cells(summarise(run), own, published.COLUMN_REASONS, RELATIVE_TOLERANCE)
     notes = unfinished_notes(run).to_dict()
     diverged: dict[Any, Any] = run.trials.groupby("configuration")["diverged"].all().to_dict()
     told = pd.Series([notes.get(name, "") for name in cells["configuration"]])
@@ -97,119 +79,108 @@ def verify_cells(run: Run) -> pd.DataFrame:
 
 
 def judge_cells(
-    summary: pd.DataFrame,
-    *,
-    differing: Mapping[str, str],
-    columns: Mapping[str, str],
-    relative_tolerance: float,
+    summary: pd.DataFrame, differing: Mapping[str, str], columns: Mapping[str, str], within: float
 ) -> pd.DataFrame:
     """`verify_cells` of a summary as `measures.summarise` makes it.
 
-    `differing` tells by configuration, and `columns` by column, why it is not comparable; with a
-    `relative_tolerance` of 0, a single seed must give what is printed to the last digit.
+    `differing` says by configuration, and `columns` by column, why it is not comparable. `within`
+    is the relative tolerance of a single seed; with 0 it must give what is printed, to the digit.
     """
-    rows: list[dict[str, Any]] = []
-    for name, printed in published_tables().items():
+    rows: list[tuple[Any, ...]] = []
+    for name, printed in published.tables().items():
         by_seed = _by_seed(summary, name)
-        for configuration, column in ((row, column) for row in printed.index for column in printed):
+        for configuration, column in product(printed.index, printed.columns):
             values = by_seed.get((configuration, column), [])
-            published = printed.at[configuration, column]
-            reasons = [differing.get(configuration, ""), columns.get(column, "")]
-            if TABLE_COLUMNS[column].setting:
-                judged = _judge_setting(values, published, column)
+            theirs = printed.at[configuration, column]
+            if setting := TABLE_COLUMNS[column].setting:
+                judged = _judge_setting(values, theirs, column)
             else:
-                reason = "; ".join(reason for reason in reasons if reason)
-                judged = _judge(values, published, column, reason, relative_tolerance)
-            place = {"table": name, "configuration": configuration, "column": column}
-            place["setting"] = TABLE_COLUMNS[column].setting
-            ours = prediction_interval(values).value if _known(values) else np.nan
-            figures = {"published": published, "n": int(pd.notna(values).sum()), "ours": ours}
-            rows.append(place | figures | judged._asdict())
-    return pd.DataFrame(rows)
+                reasons = filter(None, (differing.get(configuration), columns.get(column)))
+                judged = _judge(values, theirs, column, "; ".join(reasons), within)
+            ours = float(np.mean(values)) if _known(values) else np.nan
+            place = (name, configuration, column, setting)
+            rows.append((*place, theirs, pd.notna(values).sum(), ours, *judged))
+    names = ["table", "configuration", "column", "setting", "published", "n", "ours"]
+    return pd.DataFrame(rows, columns=[*names, "low", "high", "tolerance", "status", "reason"])
 
 
 def _by_seed(summary: pd.DataFrame, table: str) -> dict[tuple[str, str], list[float]]:
     """The table's figures by configuration and column, one for each seed that counts."""
     trials = counted_trials(summary).set_index(TRIAL).sort_index()
-    values: dict[tuple[str, str], list[float]] = {}
-    for column, figures in TABLES[table][1](trials).items():
-        for configuration, of_seeds in figures.groupby("configuration"):
-            values[str(configuration), str(column)] = list(of_seeds)
-    return values
+    return {
+        (str(configuration), str(column)): list(of_seeds)
+        for column, figures in TABLES[table][1](trials).items()
+        for configuration, of_seeds in figures.groupby("configuration")
+    }
 
 
 def _known(values: list[Any]) -> bool:
     return len(values) > 0 and all(isinstance(v, float | int) and np.isfinite(v) for v in values)
 
 
-def _judge_setting(values: list[float], published: float, column: str) -> _Judged:
+def _judge_setting(values: list[float], printed: float, column: str) -> _Judged:
     if not _known(values):
-        return _Judged(np.nan, np.nan, "", Verdict.MISSING, "")
+        return np.nan, np.nan, "", Verdict.MISSING, ""
     decimals = TABLE_COLUMNS[column].decimals
-    same = all(format(value, decimals) == format(published, decimals) for value in values)
-    status = Verdict.REPRODUCED if same else Verdict.NOT_COMPARABLE
-    reason = "" if same else "a setting that is another in this run"
-    return _Judged(np.nan, np.nan, "exact", status, reason)
+    if all(format(value, decimals) == format(printed, decimals) for value in values):
+        return np.nan, np.nan, "exact", Verdict.REPRODUCED, ""
+    reason = "a setting that is another in this run"
+    return np.nan, np.nan, "exact", Verdict.NOT_COMPARABLE, reason
 
 
 def _judge(
-    values: list[float], published: Any, column: str, reason: str, relative_tolerance: float
+    values: list[float], printed: Any, column: str, reason: str, relative_tolerance: float
 ) -> _Judged:
     if reason:
-        return _Judged(np.nan, np.nan, "", Verdict.NOT_COMPARABLE, reason)
+        return np.nan, np.nan, "", Verdict.NOT_COMPARABLE, reason
     if not _known(values):
-        return _Judged(np.nan, np.nan, "", Verdict.MISSING, "")
-    n, mean, low, high = prediction_interval(values)
+        return np.nan, np.nan, "", Verdict.MISSING, ""
+    n, mean, low, high = statistics.prediction_interval(values)
     tolerance = f"95 % prediction interval of {n} seeds"
     if n == 1:
         width = relative_tolerance * abs(mean)
-        low, high, tolerance = (
-            mean - width,
-            mean + width,
-            f"±{100 * relative_tolerance:g} %, one seed",
-        )
+        low, high = mean - width, mean + width
+        tolerance = f"±{100 * relative_tolerance:g} %, one seed"
     half_a_digit = 10.0 ** -int(TABLE_COLUMNS[column].decimals.strip(",.f")) / 2
-    off = abs(mean - published) - half_a_digit - ROUNDING * abs(mean)
+    off = abs(mean - printed) - half_a_digit - statistics.ROUNDING * abs(mean)
     status = Verdict.FAILED
     if off <= high - mean:
         status = Verdict.REPRODUCED
     elif off <= DRIFT_WIDTHS * (high - mean):
         status = Verdict.DRIFT
-    return _Judged(low, high, tolerance, status, "")
+    return low, high, tolerance, status, ""
 
 
 def verify_orderings(run: Run) -> pd.DataFrame:
-    """Each figure by which the study ranks the six, as two claims: their `order`, and who is best.
+    """Each figure by which the study ranks the six makes two claims: their `order`, and the best.
 
-    `correlation` (Spearman, with `low` and `high`) is that of our means with the published figures
-    over `n` configurations, also where the run is not comparable. REPRODUCED: the same order, or
-    the same best. DRIFT: another one, but only between configurations that tie: by Welch's test
-    with Holm's correction, or, with one seed, within 5 %. FAILED: another one, by more than that.
+    `correlation` (Spearman's, with `low` and `high`) is that of our means with the published
+    figures over `n` configurations; it is told also where the run is not comparable. REPRODUCED:
+    ours is the same. DRIFT: ours is another, but only between configurations that tie, by Welch's
+    test with Holm's correction or, with one seed, within 5 %. FAILED: ours is another by more.
     """
-    summary = summarise(run)
-    own = "; ".join(differences(run).values())
+    own = "; ".join(published.differences(run).values())
     rows: list[dict[str, Any]] = []
     for (table, column), best in BEST.items():
-        published: dict[str, float] = published_tables()[table][column].to_dict()
-        by_seed = _by_seed(summary, table)
-        values = {name: by_seed.get((name, column), []) for name in published}
+        printed: dict[str, float] = published.tables()[table][column].to_dict()
+        by_seed = _by_seed(summarise(run), table)
+        values = {name: by_seed.get((name, column), []) for name in printed}
         values = {name: seeds for name, seeds in values.items() if _known(seeds)}
-        n, rho, low, high = spearman(
-            [published[name] for name in values], [float(np.mean(v)) for v in values.values()]
-        )
-        reason = "; ".join(reason for reason in (own, COLUMN_REASONS.get(column)) if reason)
+        means = [float(np.mean(seeds)) for seeds in values.values()]
+        n, rho, low, high = statistics.spearman([printed[name] for name in values], means)
+        reason = "; ".join(filter(None, (own, published.COLUMN_REASONS.get(column))))
         judged = {"n": n, "correlation": rho, "low": low, "high": high, "reason": reason}
-        for claim in _claims(published, values, best, is_comparable=not reason):
+        for claim in _claims(printed, values, best, is_comparable=not reason):
             rows.append({"table": table, "column": column} | claim | judged)
     return pd.DataFrame(rows)
 
 
 def _claims(
-    published: dict[str, float], seeds: dict[str, list[float]], best: str, *, is_comparable: bool
+    printed: dict[str, float], seeds: dict[str, list[float]], best: str, *, is_comparable: bool
 ) -> list[dict[str, str]]:
-    """Order and best of the study and of ours, and what became of each claim."""
+    """The study's order and best, ours, and what became of each claim."""
     is_reversed = best == "highest"
-    theirs = sorted(published, key=lambda name: published[name], reverse=is_reversed)
+    theirs = sorted(printed, key=lambda name: printed[name], reverse=is_reversed)
     ours = sorted(seeds, key=lambda name: np.mean(seeds[name]), reverse=is_reversed)
     if not is_comparable:
         of_order = of_best = Verdict.NOT_COMPARABLE
@@ -228,36 +199,33 @@ def _claims(
 def _verdict_of_swaps(
     swapped: list[tuple[str, str]], seeds: dict[str, list[float]], best: str
 ) -> Verdict:
-    """Of pairs that stand the other way round in the study; ties may stand either way."""
+    """The verdict on pairs that stand the other way round in the study; ties may stand either way.
+
+    With a single seed, two configurations tie within the relative tolerance.
+    """
     if not swapped:
         return Verdict.REPRODUCED
-    pairs = pairwise_differences(seeds, best=best)
-    ties = pairs.loc[pairs["verdict"] == "tie"]
-    tied = {frozenset(pair) for pair in zip(ties["one"], ties["other"], strict=True)}
+    pairs = statistics.pairwise_differences(seeds, best=best)
+    ties = pairs.loc[pairs["verdict"] == "tie", ["one", "other"]]
+    tied = {frozenset(pair) for pair in ties.to_numpy()}
     for one, other in swapped:
-        if not (frozenset((one, other)) in tied or _alike(seeds[one], seeds[other])):
+        off = abs(np.mean(seeds[one]) - np.mean(seeds[other]))
+        one_seed = min(len(seeds[one]), len(seeds[other])) == 1
+        alike = one_seed and off <= RELATIVE_TOLERANCE * abs(np.mean(seeds[one]))
+        if not alike and frozenset((one, other)) not in tied:
             return Verdict.FAILED
     return Verdict.DRIFT
 
 
-def _alike(one: list[float], other: list[float]) -> bool:
-    """Whether two configurations, of which one has a single seed, are as good as equal."""
-    difference = abs(np.mean(one) - np.mean(other))
-    return min(len(one), len(other)) == 1 and bool(
-        difference <= RELATIVE_TOLERANCE * abs(np.mean(one))
-    )
-
-
 def counts(verdicts: pd.DataFrame) -> dict[str, int]:
     """How many cells, or claims, came to each verdict, in the order of `Verdict`."""
-    statuses = list(verdicts["status"])
-    return {verdict: statuses.count(verdict) for verdict in Verdict}
+    return {verdict: [*verdicts["status"]].count(verdict) for verdict in Verdict}
 
 
 SECTION = Section[Run](
     name="verify",
     title="Against the published study",
-    applies=has_studied,
+    applies=published.has_studied,
     tables={
         "verify_orderings": ("Orderings", verify_orderings),
         "verify_cells": ("Cells", verify_cells),

@@ -1,4 +1,4 @@
 """The paper: what the study published, and its tables and figures made from our runs.
 
-What a run is worth against it is told by the chapters `verify` and `contradictions`.
+The chapter `verify` judges a run against it; `contradictions` judges the paper itself.
 """

@@ -1,4 +1,4 @@
-"""A run's tables beside the published ones: what is compared, and with what it is marked."""
+"""A run's tables beside the published ones, and the marks of what is not comparable."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -7,11 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from quarterhour.analysis.chapters.paper.published import (
-    COLUMN_REASONS,
-    differences,
-    published_tables,
-)
+from quarterhour.analysis.chapters.paper import published
 from quarterhour.analysis.chapters.paper.tables import TABLES
 from quarterhour.analysis.measures import mean_over_seeds, summarise
 from quarterhour.analysis.runs import Run
@@ -20,7 +16,7 @@ from quarterhour.tune.run_folder import Status
 
 @dataclass(frozen=True, kw_only=True)
 class TableColumn:
-    """How a column is headed and printed; a setting is shown beside the published one, unjudged."""
+    """A column's header and decimals; a `setting` is shown beside the published one, unjudged."""
 
     header: str
     decimals: str = ".3f"
@@ -64,12 +60,12 @@ TABLE_COLUMNS = {
 class Comparison:
     """A table of a run beside the published one; rows are configurations.
 
-    `ours` is unrounded, NaN where missing; `published` is as printed, NaN for a configuration that
-    the study does not have, and lacks the columns that the paper's table lacks. `marked` has the
-    shape of `published`: measured figures that are not comparable. By row: `seeds`, the number of
-    trials that ours is the mean of; `not_comparable`, the reasons for the marks; `unfinished`, the
-    trials that did not get to their end. `reasons` sums up those of all rows: the kinds of
-    difference, and what holds for a column in any run.
+    `ours` is unrounded, NaN where missing. `published` is as printed: NaN for a configuration that
+    the study does not have, and without the columns that the paper's table lacks. `marked` has the
+    shape of `published` and tells which measured figures are not comparable. Each row has its
+    `seeds`, the number of trials that ours is the mean of; `not_comparable`, the reasons for the
+    marks; and `unfinished`, the trials that did not get to their end. `reasons` sums up those of
+    all rows: the kinds of difference, and what holds for a column in any run.
     """
 
     number: int
@@ -87,9 +83,9 @@ class Comparison:
         """Number and title, and how many seeds ours are the mean of where there are several."""
         title = f"Table {self.number} · {TABLES[self.name][0]}"
         begun = [seeds for seeds in self.seeds if seeds]
-        if not begun or max(begun) == 1:
+        few, many = min(begun, default=1), max(begun, default=1)
+        if many == 1:
             return title
-        few, many = min(begun), max(begun)
         return f"{title} · mean of {many if few == many else f'{few} to {many}'} seeds"
 
     @property
@@ -108,7 +104,7 @@ class Comparison:
         return frame.assign(not_comparable=self.not_comparable, unfinished=self.unfinished)
 
     def texts(self) -> pd.DataFrame:
-        """The table as text, for other pages than the terminal: each figure, then the paper's."""
+        """The table as text, for files and the page: after each column of ours the paper's."""
         cells = {"configuration": list(self.ours.index)}
         for name in self.ours:
             column, ours, paper = self.printed(name)
@@ -118,20 +114,19 @@ class Comparison:
         return pd.DataFrame(cells, dtype=str)
 
     def printed(self, name: str) -> tuple[TableColumn, list[str], list[str]]:
-        """A column's figures as text: ours, and the paper's with its marks; none if it has none."""
+        """A column's figures as text: ours, and the paper's with their marks, if it has any."""
         column = TABLE_COLUMNS.get(name, TableColumn(header=name))
         absent = "-" if column.setting else "missing"
         ours = [_printed(figure, column, absent) for figure in self.ours[name]]
         if name not in self.published:
             return column, ours, []
-        marked = [bool(mark) for mark in self.marked[name]]
-        stars = ["*" if mark else " " * any(marked) for mark in marked]
+        stars = ["*" if mark else " " * any(self.marked[name]) for mark in self.marked[name]]
         figures = (_printed(figure, column, "-") for figure in self.published[name])
         return column, ours, [*map("".join, zip(figures, stars, strict=True))]
 
 
 def beside_published(run: Run) -> list[Comparison]:
-    """The run's tables in the paper's order, less those that none of its configurations is in."""
+    """The run's tables in the paper's order, without those that have none of its configurations."""
     tables = [compare(run, name) for name in TABLES]
     return [table for table in tables if len(table.ours)]
 
@@ -140,18 +135,18 @@ def compare(run: Run, name: str) -> Comparison:
     """The run's table of that name beside the published one."""
     means = mean_over_seeds(summarise(run))
     ours = TABLES[name][1](means)
-    printed = published_tables().get(name, pd.DataFrame())
+    printed = published.tables().get(name, pd.DataFrame())
     measured = [column for column in printed if not TABLE_COLUMNS[column].setting]
-    never = [column for column in measured if column in COLUMN_REASONS]
-    never_reasons = list(dict.fromkeys(COLUMN_REASONS[column] for column in never))
+    never = [column for column in measured if column in published.COLUMN_REASONS]
+    never_reasons = list(dict.fromkeys(published.COLUMN_REASONS[column] for column in never))
     studied = ours.index.intersection(printed.index) if measured else ours.index[:0]
-    own = {configuration: differences(run, configuration) for configuration in studied}
-    details = {row: [*own[row].values(), *never_reasons] for row in studied}
-    kinds = [f"other {', '.join(differences(run, *studied))}"] if any(own.values()) else []
+    own = {row: [*published.differences(run, row).values()] for row in studied}
+    differing = [row for row in studied if own[row]]
+    kinds = [f"other {', '.join(published.differences(run, *studied))}"] if differing else []
     marked = pd.DataFrame(False, index=ours.index, columns=printed.columns)
     marked.loc[studied, never] = True
-    marked.loc[[configuration for configuration in studied if own[configuration]], measured] = True
-    not_comparable = pd.Series({row: "; ".join(reasons) for row, reasons in details.items()})
+    marked.loc[differing, measured] = True
+    not_comparable = pd.Series({row: "; ".join(own[row] + never_reasons) for row in studied})
     return Comparison(
         number=list(TABLES).index(name) + 1,
         name=name,
@@ -166,7 +161,7 @@ def compare(run: Run, name: str) -> Comparison:
 
 
 def unfinished_notes(run: Run) -> pd.Series:
-    """By configuration, what kept its trials from their end; those that got there are left out."""
+    """What kept the trials of each configuration from their end; those that got there have none."""
     notes = [_unfinished_note(trial) for trial in run.trials.to_dict("records")]
     trials = run.trials.assign(note=notes).loc[lambda trials: trials["note"] != ""]
     return trials.groupby("configuration")["note"].agg("; ".join)
@@ -185,16 +180,17 @@ def _unfinished_note(trial: dict[Hashable, Any]) -> str:
 
 
 def write_csv(comparisons: list[Comparison], folder: Path) -> list[Path]:
-    """Writes each table to `folder` (made if need be), ours to ten digits, and returns the files.
+    """Write each table to `folder` (made if need be), ours to ten digits, and return the files.
 
-    An empty cell of ours is a missing figure, an empty cell of `_published` has none.
+    An empty cell of ours is a missing figure; an empty cell of `_published` says that the paper has
+    none.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"table{table.number}_{table.name}.csv" for table in comparisons]
-    for table, file in zip(comparisons, files, strict=True):
+    files = {folder / f"table{table.number}_{table.name}.csv": table for table in comparisons}
+    for file, table in files.items():
         file.unlink(missing_ok=True)  # which may be a link that somebody has put there
         table.frame().to_csv(file, index_label="configuration", float_format="%.10g")
-    return files
+    return list(files)
 
 
 def _printed(figure: float | str, column: TableColumn, absent: str) -> str:

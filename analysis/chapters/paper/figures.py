@@ -1,34 +1,19 @@
-"""Figures of a run: the study's own, with the published series beside ours where they compare.
+"""The study's figures of a run, with the published series beside ours where they compare.
 
-A figure is a function of a run and gives a matplotlib Figure, or None while there is nothing to
-draw. Lines and bars are means over seeds, with 95 % intervals (Student t) from two seeds on.
+Lines and bars are means over seeds, with 95 % intervals (Student t) from two seeds on.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from quarterhour.analysis.chapters.paper.published import (
-    COLUMN_REASONS,
-    SIX,
-    differences,
-    published_rows,
-    published_summary,
-)
+from quarterhour.analysis import plots
+from quarterhour.analysis.chapters.paper import published
 from quarterhour.analysis.measures import counted_trials, summarise
-from quarterhour.analysis.plots import (
-    NOTE_COLOUR,
-    add_legend,
-    add_note,
-    axis_label,
-    colours,
-    figure_and_axes,
-    plain_log,
-)  # fmt: skip
 from quarterhour.analysis.runs import Run
 from quarterhour.analysis.statistics import mean_intervals
 from quarterhour.tune.run_folder import EVAL_LOSS, TRAIN_LOSS, TRIAL, TRIALS_ON_DEVICE, Status
@@ -36,11 +21,10 @@ from quarterhour.tune.run_folder import EVAL_LOSS, TRAIN_LOSS, TRIAL, TRIALS_ON_
 _POINTS = 20  # of the study's training-loss figure: every 100th of 2,000 steps
 
 
-@dataclass(frozen=True, kw_only=True)
-class Panel:
+class Panel(NamedTuple):
     """One pair of axes of a figure of curves: a column of the rows by optimizer steps.
 
-    Without a `label` it has the one that every row's column has.
+    Without a `label` it has that of the column.
     """
 
     column: str
@@ -67,14 +51,14 @@ VALIDATION_PANELS = (
 
 def over_seeds(run: Run, column: str) -> pd.DataFrame:
     """Means of a column of the rows by configuration and step, where all seeds have it."""
-    rows = run.rows.merge(_counted(run), on=TRIAL)
-    means = mean_intervals(rows.dropna(subset=[column]).groupby(["configuration", "step"])[column])
+    rows = run.rows.merge(_counted(run), on=TRIAL).dropna(subset=[column])
+    means = mean_intervals(rows.groupby(["configuration", "step"])[column])
     seeds = means.groupby("configuration")["n"].transform("max")
     return means.loc[means["n"] == seeds]
 
 
 def training_loss(run: Run) -> Figure | None:
-    """Training loss at every twentieth of the run, on a log axis: the study's every 100th step."""
+    """Training loss at every twentieth of the run (the study's every 100th step), on a log axis."""
     if run.rows.empty:
         return None
     budget = run.trials.set_index(TRIAL)[["budget.steps", "budget.report_every"]]
@@ -87,7 +71,7 @@ def training_loss(run: Run) -> Figure | None:
 
 
 def training_curves(run: Run) -> Figure | None:
-    """Loss, learning rate, gradient norm, step time; and the measures on the training batch."""
+    """Loss, learning rate, gradient norm and step time; then the measures on the training batch."""
     return curves(run, TRAINING_PANELS, size=(14, 6.5), n_columns=4)
 
 
@@ -98,40 +82,34 @@ def validation_curves(run: Run) -> Figure | None:
 
 def final_performance(run: Run) -> Figure | None:
     """Final training loss, and accuracy on the training batch at the study's last evaluation."""
-    labels = {
-        "train_loss": "training loss of the last step (nats)",
-        "accuracy": axis_label("train_batch_accuracy"),
-    }
-    return _bars(run, summarise(run), labels)
+    accuracy = plots.axis_label("train_batch_accuracy")
+    labels = {"train_loss": "training loss of the last step (nats)", "accuracy": accuracy}
+    return _bars(run, labels)
 
 
 def throughput(run: Run) -> Figure | None:
     """Steps per second over all steps but the first."""
-    return _bars(run, summarise(run), {"steps_per_second": "steps per second"})
+    return _bars(run, {"steps_per_second": "steps per second"})
 
 
 def convergence(run: Run) -> Figure | None:
     """How far the training loss fell from the first quarter of the steps to the last."""
-    labels = {"improvement": "(early - late) ÷ early training loss"}
-    return _bars(run, _with_improvement(summarise(run)), labels)
+    return _bars(run, {"improvement": "(early - late) ÷ early training loss"})
 
 
 def efficiency(run: Run) -> Figure | None:
     """Training loss against the seconds that the trial has trained."""
     if run.rows.empty or over_seeds(run, TRAIN_LOSS).empty:
         return None
-    figure, axes = figure_and_axes((7, 4.5))
-    losses, seconds = over_seeds(run, TRAIN_LOSS), over_seeds(run, "seconds")
-    curves = losses.assign(seconds=seconds["mean"])
-    for name, colour in colours(run.trials["configuration"]).items():
-        if name in curves.index.get_level_values(0):
-            _draw_curve(axes, curves.loc[name].set_index("seconds"), colour, _label(name, curves))
+    figure, axes = plots.figure_and_axes((7, 4.5))
+    curves = over_seeds(run, TRAIN_LOSS).assign(seconds=over_seeds(run, "seconds")["mean"])
+    for name, colour, own in _by_colour(run, curves):
+        _draw_curve(axes, own.set_index("seconds"), colour, name)
     axes.set(xlabel="device-seconds of training", ylabel="training loss (nats)")
-    plain_log(axes.yaxis)
-    add_legend(figure, axes)
-    add_note(
-        figure, f"{_sharing_note(run)}; the published clock did not wait for its GPU: not drawn"
-    )
+    plots.plain_log(axes.yaxis)
+    plots.add_legend(figure, axes)
+    not_drawn = "the published clock did not wait for its GPU: not drawn"
+    plots.add_note(figure, f"{_sharing_note(run)}; {not_drawn}")
     return figure
 
 
@@ -139,98 +117,95 @@ def curves(
     run: Run, panels: Sequence[Panel], *, size: tuple[float, float], n_columns: int = 1
 ) -> Figure | None:
     """One panel a measure, one line a configuration; None where no row has any of the measures."""
-    columns = [panel.column for panel in panels]
-    measured = [
-        name for name in columns if name in run.rows and run.rows[name].notna().to_numpy().any()
-    ]
-    if not measured:
+    measured = run.rows.dropna(axis="columns", how="all").columns
+    if not any(panel.column in measured for panel in panels):
         return None
-    figure, _ = figure_and_axes(size, -(-len(panels) // n_columns), n_columns)
-    published = published_rows()
-    compared = [name for name in SIX if not differences(run, name)]
-    published = published.loc[published["configuration"].isin(compared)]
+    figure, _ = plots.figure_and_axes(size, -(-len(panels) // n_columns), n_columns)
+    recorded = published.rows()
     for axes, panel in zip(figure.axes, panels, strict=False):
         if panel.column in measured:
-            _draw_panel(axes, run, published, panel)
+            _draw_panel(axes, run, recorded, panel)
         else:
             axes.text(0.5, 0.5, "missing", transform=axes.transAxes, ha="center")
-        axes.set(xlabel=axis_label("step"), ylabel=panel.label or axis_label(panel.column))
-    first = next(axes for axes in figure.axes if axes.lines)
-    add_legend(figure, first)
-    add_note(figure, _published_note(run))
+        label = panel.label or plots.axis_label(panel.column)
+        axes.set(xlabel=plots.axis_label("step"), ylabel=label)
+    plots.add_legend(figure, next(axes for axes in figure.axes if axes.lines))
+    plots.add_note(figure, _published_note(run))
     return figure
 
 
 def _counted(run: Run) -> pd.DataFrame:
-    """Configuration and seed of the trials that means are over: those of the tables, once begun."""
+    """Configuration and seed of the trials that count in a mean: the tables', once begun."""
     begun = run.trials.loc[run.trials["status"] != Status.WAITING]
     return counted_trials(begun).loc[:, TRIAL]
 
 
-def _label(name: str, means: pd.DataFrame) -> str:
-    return f"{name} (n = {means.loc[name, 'n'].max()})"
-
-
-def _draw_panel(axes: Axes, run: Run, published: pd.DataFrame, panel: Panel) -> None:
-    means = over_seeds(run, panel.column)
-    for name, colour in colours(run.trials["configuration"]).items():
+def _by_colour(run: Run, means: Any) -> Iterator[tuple[str, str, Any]]:
+    """Each configuration that has means, its colour, and its means."""
+    for name, colour in plots.colours(run.trials["configuration"]).items():
         if name in means.index.get_level_values(0):
-            _draw_curve(axes, means.loc[name], colour, _label(name, means))
-            theirs = published.loc[published["configuration"] == name].set_index("step")
-            if len(theirs) and panel.column in theirs:
-                axes.plot(theirs[panel.column].dropna(), "--", color=colour, linewidth=1)
+            yield name, colour, means.loc[name]
+
+
+def _draw_panel(axes: Axes, run: Run, recorded: pd.DataFrame, panel: Panel) -> None:
+    recorded = recorded.reindex(columns=["configuration", "step", panel.column]).dropna()
+    for name, colour, means in _by_colour(run, over_seeds(run, panel.column)):
+        _draw_curve(axes, means, colour, name)
+        theirs = recorded.loc[recorded["configuration"] == name].set_index("step")
+        if len(theirs) and not published.differences(run, name):
+            axes.plot(theirs[panel.column], "--", color=colour, linewidth=1)
     if panel.log:
-        plain_log(axes.yaxis)
+        plots.plain_log(axes.yaxis)
 
 
-def _draw_curve(axes: Axes, means: pd.DataFrame, colour: str, label: str) -> None:
-    marker = "o" if len(means) < 30 else ""
+def _draw_curve(axes: Axes, means: pd.DataFrame, colour: str, name: str) -> None:
+    marker, label = "o" if len(means) < 30 else "", f"{name} (n = {means['n'].max()})"
     axes.plot(means["mean"], color=colour, label=label, marker=marker, markersize=3)
     axes.fill_between(means.index, means["low"], means["high"], color=colour, alpha=0.2)
 
 
-def _bars(run: Run, summary: pd.DataFrame, labels: dict[str, str]) -> Figure | None:
-    """One panel a column of `summary`, one bar a configuration, the published beside it."""
-    counted = summary.merge(_counted(run), on=TRIAL)
+def _bars(run: Run, labels: dict[str, str]) -> Figure | None:
+    """One panel a figure of the trials, one bar a configuration, the published beside it."""
+    counted = _with_improvement(summarise(run)).merge(_counted(run), on=TRIAL)
     if counted.loc[:, list(labels)].isna().to_numpy().all():
         return None
     names = list(dict.fromkeys(counted["configuration"]))
-    figure, _ = figure_and_axes((6.5 * len(labels), 1.4 + 0.5 * len(names)), 1, len(labels))
-    published = _with_improvement(published_summary()).set_index("configuration")
+    figure, _ = plots.figure_and_axes((6.5 * len(labels), 1.4 + 0.5 * len(names)), 1, len(labels))
+    recorded = _with_improvement(published.summary()).set_index("configuration")
     every_name = pd.CategoricalDtype(names)  # a configuration without the figure is shown too
-    compared = [name for name in names if name in SIX and not differences(run, name)]
+    compared = [n for n in names if n in published.SIX and not published.differences(run, n)]
     for axes, (column, label) in zip(figure.axes, labels.items(), strict=True):
         known = counted.dropna(subset=[column]).astype({"configuration": every_name})
         means = mean_intervals(known.groupby("configuration", observed=False)[column])
-        theirs = published.loc[[] if column in COLUMN_REASONS else compared, column]
+        theirs = recorded.loc[[] if column in published.COLUMN_REASONS else compared, column]
         _draw_bars(axes, means, theirs)
         axes.set(xlabel=label)
-    reasons = [COLUMN_REASONS[column] for column in labels if column in COLUMN_REASONS]
-    said = f"published not drawn: {reasons[0]}" if reasons else _published_note(run, bars=True)
-    shared = f"; {_sharing_note(run)}" if "steps_per_second" in labels else ""
-    add_note(figure, said + shared)
+    reasons = [published.COLUMN_REASONS[c] for c in labels if c in published.COLUMN_REASONS]
+    said = f"published not drawn: {reasons[0]}" if reasons else _published_note(run, "hatched")
+    if "steps_per_second" in labels:
+        said += f"; {_sharing_note(run)}"
+    plots.add_note(figure, said)
     return figure
 
 
-def _draw_bars(axes: Axes, means: pd.DataFrame, published: pd.Series) -> None:
+def _draw_bars(axes: Axes, means: Any, theirs: pd.Series) -> None:
     """Horizontal bars with their figures at the end; the published ones hatched."""
-    height = 0.4 if len(published) else 0.7
-    own = colours(means.index)
-    rows: list[Any] = means.reset_index().to_dict("records")
-    for place, row in enumerate(rows):
-        name, colour = row["configuration"], own[row["configuration"]]
-        error = row["high"] - row["mean"] if row["n"] > 1 else None
-        bar = axes.barh(place, row["mean"], height, color=colour, xerr=error, capsize=3)
-        if row["n"]:
+    height = 0.4 if len(theirs) else 0.7
+    own = plots.colours(means.index)
+    for place, row in enumerate(means.itertuples()):
+        name, colour = row.Index, own[row.Index]
+        error = row.high - row.mean if row.n > 1 else None
+        bar = axes.barh(place, row.mean, height, color=colour, xerr=error, capsize=3)
+        if row.n:
             axes.bar_label(bar, fmt=" %.4g", padding=3)
         else:
             axes.text(0, place, " missing", va="center")
-        if name in published:
+        if name in theirs:
             style: Any = {"color": "white", "edgecolor": colour, "hatch": "///"}
-            hatched = axes.barh(place + height, published[name], height, **style)
-            axes.bar_label(hatched, fmt=" %.4g", padding=3, color=NOTE_COLOUR)
-    labels = [f"{row['configuration']} (n = {row['n']})" for row in rows]
-    axes.set_yticks(range(len(rows)), labels)
+            hatched = axes.barh(place + height, theirs[name], height, **style)
+            axes.bar_label(hatched, fmt=" %.4g", padding=3, color=plots.NOTE_COLOUR)
+    labels = [f"{name} (n = {n})" for name, n in means["n"].items()]
+    axes.set_yticks(range(len(means)), labels)
     axes.invert_yaxis()
     axes.margins(x=0.15)
     axes.grid(visible=False, axis="y")
@@ -240,18 +215,16 @@ def _with_improvement(summary: pd.DataFrame) -> pd.DataFrame:
     return summary.assign(improvement=1 - summary["late_loss"] / summary["early_loss"])
 
 
-def _published_note(run: Run, *, bars: bool = False) -> str:
+def _published_note(run: Run, look: str = "dashed") -> str:
     """How the published series are drawn, or why they are not."""
-    ours = [name for name in run.trials["configuration"].unique() if name in SIX]
+    ours = [name for name in run.trials["configuration"].unique() if name in published.SIX]
     if not ours:
         return "the study has none of these configurations"
-    kinds = differences(run, *ours)
-    drawn = f"{'hatched' if bars else 'dashed'}: published, one run"
-    if not kinds:
-        return drawn
-    some = any(not differences(run, name) for name in ours)
-    left_out = f"published not drawn, not comparable: other {', '.join(kinds)}"
-    return f"{drawn}; {left_out}" if some else left_out
+    kinds = published.differences(run, *ours)
+    some = any(not published.differences(run, name) for name in ours)
+    said = [f"{look}: published, one run"] * some
+    said += [f"published not drawn, not comparable: other {', '.join(kinds)}"] * bool(kinds)
+    return "; ".join(said)
 
 
 def _sharing_note(run: Run) -> str:

@@ -30,16 +30,16 @@ COLUMN_REASONS = {
     "val_accuracy": _TRAINING_BATCH,
     "val_perplexity": _TRAINING_BATCH,
 }
-"""Columns that are comparable with their published figures in no run, and why."""
+"""Columns whose published figures are comparable in no run, and why."""
 
 _STEPS = 2000
 _LAST_EVALUATION = 0.8  # of the steps
-_DATA = {
+_RUN = {
     "corpus": "HuggingFaceTB/smollm-corpus:cosmopedia-v2",
     "tokenizer": "HuggingFaceTB/SmolLM-135M",
     "train_documents": 500,
+    "protocol": "as-run",
 }
-_PROTOCOL = "as-run"
 _SHARED = {
     "model.vocab_size": 49_152,
     "model.dropout": 0.0,
@@ -53,14 +53,10 @@ _SHARED = {
     "optim.final_lr_fraction": 0.1,
     "precision": "fp16",
 }
-_SET_BY_PROTOCOL = {
-    "model.positions": "none",
-    "optim.beta2": 0.999,
-    "optim.warmup_fraction": 0.0,
-}
+_SET_BY_PROTOCOL = {"model.positions": "none", "optim.beta2": 0.999, "optim.warmup_fraction": 0.0}
 
 
-def published_tables() -> dict[str, pd.DataFrame]:
+def tables() -> dict[str, pd.DataFrame]:
     """The eight tables as the paper prints them, one row per configuration."""
     return {
         name: pd.DataFrame.from_dict(table["rows"], orient="index", columns=table["columns"])
@@ -69,32 +65,30 @@ def published_tables() -> dict[str, pd.DataFrame]:
     }
 
 
-def published_summary() -> pd.DataFrame:
+def summary() -> pd.DataFrame:
     """The study's recorded figures, unrounded, in the columns of `measures.summarise`."""
     settings = _settings()
-    runs = _recorded()
-    return pd.DataFrame([_summary_row(name, settings[name], run) for name, run in runs.items()])
+    rows = [_summary_row(name, settings[name], run) for name, run in _recorded().items()]
+    return pd.DataFrame(rows)
 
 
-def published_rows() -> pd.DataFrame:
+def rows() -> pd.DataFrame:
     """The study's recorded series in the columns of `Run.rows`, by optimizer updates.
 
-    Training loss after every 100th 0-based step, evaluations after every 400th. Its series of
-    learning rate, gradient norm and step time are not in its data.
+    It has the training loss after every 100th step (counted from 0) and the evaluations after every
+    400th. The learning rate, the gradient norm and the step time were not recorded.
     """
-    runs = _recorded()
-    return pd.concat([_series(name, run) for name, run in runs.items()], ignore_index=True)
+    return pd.concat([_series(name, run) for name, run in _recorded().items()], ignore_index=True)
 
 
-def published_claims() -> dict[str, Any]:
+def claims() -> dict[str, Any]:
     """Figures of the paper's text: a number, a list of them, or numbers by configuration."""
     return _tables()["text_claims"]
 
 
-def published_measures() -> set[str]:
+def measures() -> set[str]:
     """Names of everything that the study recorded of its runs."""
-    runs = _recorded()
-    return {name for run in runs.values() for name in run}
+    return {name for run in _recorded().values() for name in run}
 
 
 def has_studied(run: Run) -> bool:
@@ -103,11 +97,11 @@ def has_studied(run: Run) -> bool:
 
 
 def differences(run: Run, *configurations: str) -> dict[str, str]:
-    """Why measurements of these configurations (of all, if none is named) are not comparable with
-    the published ones, by kind of difference; empty where no difference is known.
+    """Why these configurations (all, if none is named) are not comparable with the published ones.
 
-    A kind of difference is told once, as the first of them has it. Configurations that the study
-    does not have count for nothing: no published figure stands beside theirs.
+    The reasons stand by kind of difference; there are none where no difference is known. Each kind
+    is told once, as the first configuration has it. A configuration that the study lacks has no
+    published figure beside it, and is left out.
     """
     settings = _settings()
     asked = [name for name in configurations or settings if name in settings]
@@ -121,30 +115,27 @@ def differences(run: Run, *configurations: str) -> dict[str, str]:
 
 
 def _run_differences(experiment: dict[str, Any]) -> dict[str, str]:
-    compared = {what: (experiment["data"][what], theirs) for what, theirs in _DATA.items()}
-    compared["protocol"] = (experiment["protocol"], _PROTOCOL)
+    ours = experiment["data"] | {"protocol": experiment["protocol"]}
     return {
-        what: f"{what} {ours} instead of {theirs}"
-        for what, (ours, theirs) in compared.items()
-        if ours != theirs
+        what: f"{what} {ours[what]} instead of {theirs}"
+        for what, theirs in _RUN.items()
+        if ours[what] != theirs
     }
 
 
 def _trial_differences(trial: dict[str, Any], study: dict[str, Any]) -> dict[str, str]:
-    """Reasons by the kind of difference, so that a smaller model is one reason and not five."""
+    """Reasons by kind of difference: a smaller model is one reason and not five."""
     reasons: dict[str, str] = {}
     for path, theirs in study.items():
         if trial[path] != theirs:
-            kind, reason = _reason(path, trial[path], theirs)
-            reasons.setdefault(kind, reason)
+            reasons.setdefault(*_reason(path, trial[path], theirs))
     steps, stop = trial["budget.steps"], trial["budget.max_steps"]
     if pd.notna(stop) and stop < steps:
         reasons["number of steps"] = f"stopped after {stop:,.0f} of {steps:,.0f} steps"
     evaluated = last_evaluation(steps, trial["budget.eval_every"]) / steps
     if abs(evaluated - _LAST_EVALUATION) > 0.01:
-        reasons["last evaluation"] = (
-            f"last evaluated after {evaluated:.0%} of the steps instead of {_LAST_EVALUATION:.0%}"
-        )
+        where = f"{evaluated:.0%} of the steps instead of {_LAST_EVALUATION:.0%}"
+        reasons["last evaluation"] = f"last evaluated after {where}"
     return reasons
 
 
@@ -160,17 +151,14 @@ def _reason(path: str, ours: Any, theirs: Any) -> tuple[str, str]:
 
 
 def _study_config(settings: dict[str, Any], protocol: str) -> dict[str, Any]:
-    """The study's configuration under dotted names, without what another protocol sets anyway."""
+    """The study's configuration under dotted names, less what another protocol sets anyway."""
     return {
-        "model.d_model": settings["d_model"],
-        "model.n_heads": settings["n_heads"],
-        "model.n_layers": settings["n_layers"],
+        **{f"model.{name}": settings[name] for name in ("d_model", "n_heads", "n_layers")},
         "model.d_ff": 4 * settings["d_model"],
         **_SHARED,
-        "data.batch_size": settings["batch_size"],
-        "data.seq_len": settings["seq_len"],
+        **{f"data.{name}": settings[name] for name in ("batch_size", "seq_len")},
         "optim.learning_rate": settings["learning_rate"],
-        **(_SET_BY_PROTOCOL if protocol == _PROTOCOL else {}),
+        **(_SET_BY_PROTOCOL if protocol == _RUN["protocol"] else {}),
     }
 
 
@@ -193,19 +181,15 @@ def _summary_row(name: str, settings: dict[str, Any], run: dict[str, Any]) -> di
         "val_perplexity": run["eval_perplexity"][-1],
         "early_loss": run["mean_train_loss_first_quarter"],
         "late_loss": run["mean_train_loss_last_quarter"],
-        "steps_per_second": run["steps_per_second"],
-        "step_time_mean_s": run["step_time_mean_s"],
-        "step_time_std_s": run["step_time_std_s"],
+        **{name: run[name] for name in ("steps_per_second", "step_time_mean_s", "step_time_std_s")},
         "peak_memory_bytes": float("nan"),
         "trials_on_device": 1.0,
     }
 
 
 def _series(name: str, run: dict[str, Any]) -> pd.DataFrame:
-    losses = run["train_loss_every_100_steps"]
-    every_100 = pd.DataFrame(
-        {"step": [100 * n + 1 for n in range(len(losses))], "train_loss_last": losses}
-    )
+    every_100 = pd.DataFrame({"train_loss_last": run["train_loss_every_100_steps"]})
+    every_100["step"] = 100 * every_100.index + 1
     measures = [key for key in run if key.startswith(("eval_", "train_batch_"))]
     evaluated = pd.DataFrame({key: run[key] for key in measures if key != "eval_steps"})
     evaluated["step"] = [step + 1 for step in run["eval_steps"]]
@@ -214,9 +198,8 @@ def _series(name: str, run: dict[str, Any]) -> pd.DataFrame:
 
 def _settings() -> dict[str, dict[str, Any]]:
     table = _tables()["configurations"]
-    return {
-        name: dict(zip(table["columns"], row, strict=True)) for name, row in table["rows"].items()
-    }
+    columns = table["columns"]
+    return {name: dict(zip(columns, row, strict=True)) for name, row in table["rows"].items()}
 
 
 def _tables() -> dict[str, Any]:

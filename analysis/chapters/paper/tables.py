@@ -12,7 +12,7 @@ def configurations(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def performance(rows: pd.DataFrame) -> pd.DataFrame:
-    """Table 2: losses, and accuracy and perplexity on the training batch."""
+    """Table 2: losses; accuracy and perplexity on the training batch."""
     rows = rows.sort_values("train_loss", kind="stable")
     return rows.loc[:, ["train_loss", "eval_loss", "accuracy", "perplexity"]]
 
@@ -27,10 +27,9 @@ def top5(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def sequence_length(rows: pd.DataFrame) -> pd.DataFrame:
-    """Table 4: short_seq against baseline; memory is the measured peak, in GB of 10^9 bytes."""
-    rows = rows.loc[rows.index.isin(["short_seq", "baseline"], level="configuration")].sort_values(
-        "seq_len", kind="stable"
-    )
+    """Table 4: short_seq against baseline; memory is the measured peak in GB of 10^9 bytes."""
+    rows = rows.loc[rows.index.isin(["short_seq", "baseline"], level="configuration")]
+    rows = rows.sort_values("seq_len", kind="stable")
     memory = (rows["peak_memory_bytes"] / 1e9).map("{:.2f} GB".format, na_action="ignore")
     tokens_per_step = rows["batch_size"] * rows["seq_len"]
     return rows.loc[:, ["seq_len", "steps_per_second"]].assign(
@@ -41,14 +40,14 @@ def sequence_length(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def data_exposure(rows: pd.DataFrame) -> pd.DataFrame:
-    """Table 5: tokens of a step and of the whole trial, repeated ones counted again."""
+    """Table 5: tokens of a step and of the whole trial; repeated ones count again."""
     return rows.loc[:, ["batch_size", "seq_len"]].assign(
         tokens_per_step=rows["batch_size"] * rows["seq_len"], total_tokens=rows["total_tokens"]
     )
 
 
 def normalized(rows: pd.DataFrame) -> pd.DataFrame:
-    """Table 6: train loss over millions of tokens; it rewards more tokens by construction."""
+    """Table 6: train loss divided by millions of tokens, which rewards more tokens by itself."""
     millions = rows["total_tokens"] / 1e6
     table = pd.DataFrame({"final_loss": rows["train_loss"], "tokens_millions": millions})
     table = table.assign(loss_per_million_tokens=table["final_loss"] / millions)
@@ -56,25 +55,16 @@ def normalized(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def efficiency(rows: pd.DataFrame) -> pd.DataFrame:
-    """Table 7: steps per second, fastest first but never across differently shared devices."""
-    rows = rows.sort_values(
-        ["trials_on_device", "steps_per_second"], ascending=[True, False], kind="stable"
-    )
-    return rows.loc[
-        :, ["steps_per_second", "step_time_mean_s", "step_time_std_s", "trials_on_device"]
-    ]
+    """Table 7: steps per second, the fastest first among trials that share a device equally."""
+    columns = ["steps_per_second", "step_time_mean_s", "step_time_std_s", "trials_on_device"]
+    order = ["trials_on_device", "steps_per_second"]
+    return rows.sort_values(order, ascending=[True, False], kind="stable").loc[:, columns]
 
 
 def validation(rows: pd.DataFrame) -> pd.DataFrame:
-    """Table 8: loss, accuracy and perplexity on validation windows (they overlap training)."""
-    table = pd.DataFrame(
-        {
-            "initial_val_loss": rows["initial_val_loss"],
-            "final_val_loss": rows["eval_loss"],
-            "val_accuracy": rows["val_accuracy"],
-            "val_perplexity": rows["val_perplexity"],
-        }
-    )
+    """Table 8: loss, accuracy and perplexity on validation windows, which overlap training."""
+    columns = ["initial_val_loss", "eval_loss", "val_accuracy", "val_perplexity"]
+    table = rows.loc[:, columns].rename(columns={"eval_loss": "final_val_loss"})
     return table.sort_values("final_val_loss", kind="stable")
 
 
@@ -88,7 +78,7 @@ TABLES: dict[str, tuple[str, Callable[[pd.DataFrame], pd.DataFrame]]] = {
     "efficiency": ("Training efficiency", efficiency),
     "validation": ("Validation", validation),
 }
-"""Title and maker of every table, in the paper's order and under the names of its figures.
+"""Title and maker of every table, in the paper's order and under its file's name.
 
 A maker takes figures as `mean_over_seeds` gives them, or of single trials in the same columns.
 """

@@ -1,4 +1,4 @@
 """A search: what it has come to (results), its tables, its figures and its two sections.
 
-Nothing here searches: that is done in `tune.search`.
+Nothing here searches: `tune.search` does.
 """

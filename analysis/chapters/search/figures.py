@@ -1,7 +1,7 @@
 """Figures of a search: how it came to its best, and what its settings do.
 
-Optuna is not asked to draw: its matplotlib figures need pyplot, put all slices in one row, and
-cannot tell the six reference points from what the sampler proposed.
+Optuna does not draw them: its matplotlib figures need pyplot, put all slices in one row, and do not
+tell the six reference points from what the sampler proposed.
 """
 
 from itertools import combinations
@@ -17,18 +17,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator
 from optuna.distributions import CategoricalDistribution
 
+from quarterhour.analysis import plots
 from quarterhour.analysis.chapters.search.results import SearchResults, search_results
 from quarterhour.analysis.chapters.search.tables import importances, non_dominated, parameters
-from quarterhour.analysis.plots import (
-    BEST_COLOUR,
-    COLOURS,
-    NOTE_COLOUR,
-    PROPOSED_COLOUR,
-    add_legend,
-    add_note,
-    figure_and_axes,
-    plain_log,
-)
+from quarterhour.analysis.plots import BEST_COLOUR, COLOURS, NOTE_COLOUR, PROPOSED_COLOUR
 from quarterhour.analysis.runs import Run
 from quarterhour.analysis.statistics import mean_intervals
 from quarterhour.tune.run_folder import TRIAL, Status
@@ -38,16 +30,16 @@ _FEW_CURVES = 30  # more are drawn as pixels, and fainter
 
 
 def optimisation_history(run: Run) -> Figure | None:
-    """Objective of each trial by its number, and the best so far; pruned trials at their last."""
+    """Objective of each trial by its number, pruned ones at their last row, and the best so far."""
     results = search_results(run)
     shown = [name for name in results.objectives if any(results.searched[name].notna())]
     if not shown:
         return None
-    figure, _ = figure_and_axes((8, 4 * len(shown)), len(shown))
+    figure, _ = plots.figure_and_axes((8, 4 * len(shown)), len(shown))
     for axes, objective in zip(figure.axes, shown, strict=True):
         _draw_history(axes, results, objective)
         axes.set(xlabel="trial", ylabel=objective)
-    add_legend(figure, figure.axes[0])
+    plots.add_legend(figure, figure.axes[0])
     return figure
 
 
@@ -58,14 +50,14 @@ def importance_bars(run: Run) -> Figure | None:
     if not objectives:
         return None
     height = 1.2 + 0.3 * len(shares)
-    figure, _ = figure_and_axes((7 * len(objectives), height), 1, len(objectives))
+    figure, _ = plots.figure_and_axes((7 * len(objectives), height), 1, len(objectives))
     for axes, objective in zip(figure.axes, objectives, strict=True):
         ordered = shares[objective].sort_values()
         bars = axes.barh(list(ordered.index), ordered, color=COLOURS["large_batch"])
         axes.bar_label(bars, fmt=" %.2f")
         axes.margins(x=0.1)
         axes.set(xlabel=f"share of the variance of {objective}")
-    add_note(figure, f"fANOVA on {shares['trials'].iloc[0]} complete trials")
+    plots.add_note(figure, f"fANOVA on {shares['trials'].iloc[0]} complete trials")
     return figure
 
 
@@ -73,10 +65,11 @@ def learning_curves(run: Run) -> Figure | None:
     """Objective of every trial by tokens seen; those that were stopped early are faint."""
     results = search_results(run)
     objective = results.objective
-    rows = _curves(run, results)
+    rows: Any = run.rows.reindex(columns=[*TRIAL, "tokens", objective]).dropna()
+    rows = rows.merge(results.searched[[*TRIAL, "status", "origin"]], on=TRIAL)
     if rows.empty:
         return None
-    figure, axes = figure_and_axes((8, 5))
+    figure, axes = plots.figure_and_axes((8, 5))
     complete = rows["status"] == Status.COMPLETE
     of_six = rows["origin"].isin(results.reference)
     _draw_curves(axes, rows.loc[~complete], objective, PROPOSED_COLOUR, 0.25, "not complete")
@@ -90,7 +83,7 @@ def learning_curves(run: Run) -> Figure | None:
     axes.autoscale()
     axes.set(xlabel="tokens", ylabel=objective)
     axes.xaxis.set_major_formatter(EngFormatter())
-    add_legend(figure, axes)
+    plots.add_legend(figure, axes)
     return figure
 
 
@@ -100,7 +93,7 @@ def parallel_coordinates(run: Run) -> Figure | None:
     ranked = results.measured()
     if len(ranked) < 2 or not ranges:
         return None
-    figure, axes = figure_and_axes((max(8, 0.9 * len(ranges)), 5.5))
+    figure, axes = plots.figure_and_axes((max(8, 0.9 * len(ranges)), 5.5))
     positions = np.column_stack([_position(ranked[path], kind) for path, kind in ranges.items()])
     lines = [np.column_stack([range(len(ranges)), line]) for line in positions[::-1]]
     drawn = LineCollection(lines, array=ranked[results.objective][::-1], cmap="viridis", alpha=0.7)
@@ -111,7 +104,9 @@ def parallel_coordinates(run: Run) -> Figure | None:
     for place, kind in enumerate(ranges.values()):
         axes.text(place, 1.02, _bound(kind, -1), ha="left", va="bottom", rotation=60, fontsize=8)
     axes.set(xlim=(-0.2, len(ranges) - 0.8), ylim=(-0.02, 1.02), yticks=[])
-    add_note(figure, f"{len(ranked)} complete trials; at each axis' ends the bounds of its range")
+    plots.add_note(
+        figure, f"{len(ranked)} complete trials; at each axis' ends the bounds of its range"
+    )
     return figure
 
 
@@ -122,7 +117,7 @@ def slices(run: Run) -> Figure | None:
     if complete.empty or not ranges:
         return None
     rows = -(-len(ranges) // _SLICES_A_ROW)
-    figure, _ = figure_and_axes((14, 2.8 * rows), rows, _SLICES_A_ROW)
+    figure, _ = plots.figure_and_axes((14, 2.8 * rows), rows, _SLICES_A_ROW)
     number = complete["configuration"].astype(int)
     order = ScalarMappable(Normalize(number.min(), number.max()), "viridis_r")
     for axes, (path, kind) in zip(figure.axes, ranges.items(), strict=False):
@@ -132,7 +127,7 @@ def slices(run: Run) -> Figure | None:
         axes.scatter(values, complete[results.objective], c=order.to_rgba(number), s=16)
         axes.set(xlabel=path, ylabel=results.objective)
         if getattr(kind, "log", False):
-            plain_log(axes.xaxis)
+            plots.plain_log(axes.xaxis)
             axes.xaxis.set_minor_locator(LogLocator(subs=(3,)))  # there is no room for more labels
     for axes in figure.axes[len(ranges) :]:
         axes.remove()
@@ -141,46 +136,43 @@ def slices(run: Run) -> Figure | None:
 
 
 def pareto_front(run: Run) -> Figure | None:
-    """Complete trials by each pair of objectives; a line joins those that none is better than."""
+    """Complete trials by each pair of objectives; a line joins those that no other beats."""
     results = search_results(run)
     complete = results.measured()
     pairs = list(combinations(results.objectives, 2))
     if not pairs or complete.empty:
         return None
-    figure, _ = figure_and_axes((7 * len(pairs), 5), 1, len(pairs))
+    figure, _ = plots.figure_and_axes((7 * len(pairs), 5), 1, len(pairs))
     for axes, pair in zip(figure.axes, pairs, strict=True):
         _draw_trials(axes, results, complete, *pair)
         objectives = {name: results.objectives[name] for name in pair}
         front = non_dominated(complete, objectives).sort_values(pair[0])
         axes.plot(front[pair[0]], front[pair[1]], color=BEST_COLOUR, zorder=1, label="front")
         axes.set(xlabel=pair[0], ylabel=pair[1])
-    add_legend(figure, figure.axes[0])
+    plots.add_legend(figure, figure.axes[0])
     return figure
 
 
 def fresh_seeds(run: Run) -> Figure | None:
     """The best trials and the best of the six, trained again with seeds the search had not used.
 
-    Dots are seeds, bars the mean with its 95 % interval.
+    Dots are seeds; bars are means with their 95 % intervals.
     """
     results = search_results(run)
     fresh: Any = results.fresh.loc[results.fresh["status"] == Status.COMPLETE]
     fresh = fresh.dropna(subset=[results.objective])
     if fresh.empty:
         return None
-    means = mean_intervals(fresh.groupby("configuration")[results.objective]).sort_values("mean")
+    by_trial = fresh.groupby("configuration")[results.objective]
+    means: Any = mean_intervals(by_trial).sort_values("mean")
     origins = fresh.drop_duplicates("configuration").set_index("configuration")["origin"]
-    figure, axes = figure_and_axes((7, 1.6 + 0.5 * len(means)))
-    rows: list[Any] = means.reset_index().to_dict("records")
-    for place, row in enumerate(rows):
-        name = row["configuration"]
-        colour = COLOURS.get(origins[name], PROPOSED_COLOUR)
-        values = fresh.loc[fresh["configuration"] == name, results.objective]
+    figure, axes = plots.figure_and_axes((7, 1.6 + 0.5 * len(means)))
+    for place, row in enumerate(means.itertuples()):
+        colour = COLOURS.get(origins[row.Index], PROPOSED_COLOUR)
+        values = fresh.loc[fresh["configuration"] == row.Index, results.objective]
         axes.plot(values, [place] * len(values), "o", color=colour, alpha=0.6)
-        half = None if row["n"] == 1 else row["high"] - row["mean"]
-        axes.errorbar(
-            row["mean"], place, xerr=half, fmt="|", color=colour, capsize=4, markersize=14
-        )
+        half = None if row.n == 1 else row.high - row.mean
+        axes.errorbar(row.mean, place, xerr=half, fmt="|", color=colour, capsize=4, markersize=14)
     labels = [f"{name} {origins[name]} (n = {n})" for name, n in means["n"].items()]
     axes.set_yticks(range(len(means)), labels)
     axes.invert_yaxis()
@@ -189,14 +181,8 @@ def fresh_seeds(run: Run) -> Figure | None:
     return figure
 
 
-def _curves(run: Run, results: SearchResults) -> Any:
-    """Rows of the search's own trials that have the objective, with status and origin."""
-    rows: Any = run.rows.reindex(columns=[*TRIAL, "tokens", results.objective]).dropna()
-    return rows.merge(results.searched[[*TRIAL, "status", "origin"]], on=TRIAL)
-
-
 def _position(values: pd.Series, kind: Any) -> Any:
-    """Where a parallel axis from 0 to 1 has these values."""
+    """The places of these values on an axis from 0 to 1."""
     if isinstance(kind, CategoricalDistribution):
         return values.map(kind.choices.index) / (len(kind.choices) - 1)
     scale = np.log if getattr(kind, "log", False) else np.asarray
@@ -213,20 +199,18 @@ def _bound(kind: Any, end: int) -> str:
 
 def _draw_history(axes: Axes, results: SearchResults, objective: str) -> None:
     searched = results.searched.dropna(subset=[objective])
+    searched = searched.assign(trial=searched["configuration"].astype(int)).sort_values("trial")
     complete = searched["status"] == Status.COMPLETE
-    cut = searched.loc[~complete]
-    number = cut["configuration"].astype(int)
-    axes.plot(number, cut[objective], "x", color=PROPOSED_COLOUR, alpha=0.5, label="not complete")
-    numbered = searched.loc[complete].assign(trial=searched["configuration"].astype(int))
-    _draw_trials(axes, results, numbered, "trial", objective)
-    minimize = results.objectives[objective] == "minimize"
-    values = numbered.sort_values("trial").set_index("trial")[objective]
-    best = values.cummin() if minimize else values.cummax()
+    cut, ended = searched.loc[~complete].set_index("trial"), searched.loc[complete]
+    axes.plot(cut[objective], "x", color=PROPOSED_COLOUR, alpha=0.5, label="not complete")
+    _draw_trials(axes, results, ended, "trial", objective)
+    values = ended.set_index("trial")[objective]
+    best = values.cummin() if results.objectives[objective] == "minimize" else values.cummax()
     axes.step(best.index, best, where="post", color=BEST_COLOUR, label="best so far", zorder=1)
 
 
 def _draw_trials(axes: Axes, results: SearchResults, trials: pd.DataFrame, x: str, y: str) -> None:
-    """A dot a trial, the six in their colours."""
+    """One dot a trial, the six in their colours."""
     proposed = trials.loc[~trials["origin"].isin(results.reference)]
     axes.plot(proposed[x], proposed[y], "o", color=PROPOSED_COLOUR, label="complete, proposed")
     for name in results.reference:

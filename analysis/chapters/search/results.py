@@ -1,4 +1,4 @@
-"""What a search has come to: its trials by state, its cost, its best, and what seeds make of it."""
+"""What a search has come to: its trials by state, its cost, its best, and what fresh seeds say."""
 
 import shlex
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ SPENT = ("step", "tokens", "flops", "seconds")
 class SearchResults:
     """A search's own trials (`searched`) and those of its best with fresh seeds (`fresh`).
 
-    Each has one row a trial: number as `configuration`, `seed`, `status`, `origin`, its settings
-    under dotted names, and the last known value of each measure.
+    Each has one row a trial: its number as `configuration`, its `seed`, `status` and `origin`, its
+    settings under dotted names, and the last known value of each measure.
     """
 
     objectives: dict[str, str]
@@ -39,7 +39,7 @@ class SearchResults:
         return complete.sort_values([self.objective], ascending=ascending, kind="stable")
 
     def measured(self) -> Any:
-        """Of the `ranked` trials those that have all objectives."""
+        """Those of the `ranked` trials that have all objectives."""
         return self.ranked().dropna(subset=[*self.objectives])
 
     def best_of_reference(self) -> pd.Series | None:
@@ -78,28 +78,27 @@ def spent(results: SearchResults) -> pd.Series:
 
 
 def best_trials(results: SearchResults, n_best: int = 5) -> pd.DataFrame:
-    """The best trials and the best of the six, by number: origin, objectives, and the settings in
-    which complete trials differ.
+    """The best trials and the best of the six, by number, with their origin, their objectives, and
+    the settings in which complete trials differ.
     """
     ranked = results.ranked()
     reference = results.best_of_reference()
     shown = ranked.head(n_best)
     if reference is not None and reference["configuration"] not in set(shown["configuration"]):
         shown = pd.concat([shown, ranked.loc[[reference.name]]])
-    settings = [
-        name
-        for name in ranked
-        if str(name).startswith(("model.", "optim.", "data."))
-        and ranked[name].drop_duplicates().size > 1
-    ]
-    columns = ["origin", *results.objectives, *settings]
-    return shown.set_index("configuration").loc[:, columns]
+    settings = [name for name in setting_names(ranked) if ranked[name].drop_duplicates().size > 1]
+    return shown.set_index("configuration").loc[:, ["origin", *results.objectives, *settings]]
+
+
+def setting_names(trials: pd.DataFrame) -> list[str]:
+    """The columns that a search may range over."""
+    return [str(name) for name in trials if str(name).startswith(("model.", "optim.", "data."))]
 
 
 def rerun_command(run: Run, trial_folder: Path) -> str:
     """The shell command that trains a trial of a search again, in a run folder of its own.
 
-    Beside the search's run folder it adopts the result instead, since nothing is trained twice.
+    Beside the search's run folder it adopts the result instead: nothing is trained twice.
     """
     experiment, trial = run.experiment, read_json(trial_folder / CONFIG)
     config = dotted(trial["config"])
@@ -114,28 +113,22 @@ def rerun_command(run: Run, trial_folder: Path) -> str:
         "precision": config.pop("precision"),
         "name": f"{run.folder.name}-{trial['name']}{fresh}",
     }
-    settings = [
-        f"{path}={value}"
-        for path, value in config.items()
-        if value is not None and (value != baseline[path] or path.startswith("budget."))
-    ]
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    words += [word for setting in settings for word in ("--set", setting)]
+    for path, value in config.items():
+        if value is not None and (value != baseline[path] or path.startswith("budget.")):
+            words += ["--set", f"{path}={value}"]
     return shlex.join(["quarterhour", "run", "baseline", *words])
 
 
 def seed_comparison(results: SearchResults) -> pd.DataFrame:
     """The best trials against the best of the six, each trained again with fresh seeds.
 
-    One row a candidate: mean of the objective over its fresh seeds, `n` of them, difference from
-    the best of the six with its interval (Welch; 95 % for all candidates together, Bonferroni),
-    and what that comes to. Results with the search's own seed are left out: the candidates were
-    chosen by them.
+    One row a candidate: the mean of the objective over its `n` fresh seeds, the difference from the
+    best of the six with its interval (Welch; 95 % for all candidates together, Bonferroni), and the
+    verdict. Results with the search's own seed are left out: the candidates were chosen by them.
     """
     complete = results.fresh.loc[results.fresh["status"] == Status.COMPLETE]
-    values: dict[Any, Any] = {
-        name: group[results.objective] for name, group in complete.groupby("configuration")
-    }
+    values: dict[Any, Any] = dict([*complete.groupby("configuration")[results.objective]])
     reference = results.best_of_reference()
     if reference is None or reference["configuration"] not in values:
         return pd.DataFrame()
@@ -143,7 +136,7 @@ def seed_comparison(results: SearchResults) -> pd.DataFrame:
     rows = [{"trial": reference["configuration"], "n": len(against), "mean": against.mean()}]
     minimize = results.objectives[results.objective] == "minimize"
     for name, own in values.items():
-        row: dict[str, Any] = {"trial": name, "n": len(own), "mean": own.mean()}
+        row = {"trial": name, "n": len(own), "mean": own.mean()}
         rows.append(row | _difference(own, against, len(values), minimize))
     columns = ["trial", "n", "mean", "difference", "low", "high", "verdict"]
     compared = pd.DataFrame(rows).reindex(columns=columns)

@@ -4,11 +4,6 @@ from quarterhour.analysis.chapters.search import figures, tables
 from quarterhour.analysis.runs import Run
 from quarterhour.analysis.sections import Section
 
-
-def _has_several_objectives(run: Run) -> bool:
-    return run.is_search and len(run.experiment["search"]["objectives"]) > 1
-
-
 SEARCH = Section[Run](
     name="search",
     title="The search",
@@ -34,7 +29,7 @@ SEARCH = Section[Run](
 FRONT = Section[Run](
     name="front",
     title="Pareto front",
-    applies=_has_several_objectives,
+    applies=lambda run: run.is_search and len(run.experiment["search"]["objectives"]) > 1,
     tables={"front": ("Trials on the front", tables.front)},
     figures={"front": ("Pareto front", figures.pareto_front)},
 )

@@ -7,20 +7,11 @@ from typing import Any
 import numpy as np
 import optuna
 import pandas as pd
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna import distributions
+from optuna.distributions import BaseDistribution
 
-from quarterhour.analysis.chapters.search.results import (
-    best_trials,
-    rerun_command,
-    search_results,
-    seed_comparison,
-    spent,
-)
+from quarterhour.analysis.chapters.search import results as search
+from quarterhour.analysis.chapters.search.results import search_results
 from quarterhour.analysis.runs import Run
 
 SHOWN = 10
@@ -30,14 +21,16 @@ _TREES = 32  # half of Optuna's number takes half the time
 
 
 def states(run: Run) -> pd.DataFrame:
-    """How many trials of the search proper ended how."""
+    """How many trials of the search itself ended how."""
     statuses = search_results(run).searched["status"]
     return statuses.value_counts().rename("trials").rename_axis("state").to_frame()
 
 
 def cost(run: Run) -> pd.DataFrame:
-    """What the search has spent, fresh seeds counted and adopted results not."""
-    amounts = spent(search_results(run)).rename({"step": "steps", "seconds": "device-seconds"})
+    """What the search has spent; fresh seeds count, and adopted results do not."""
+    amounts = search.spent(search_results(run)).rename(
+        {"step": "steps", "seconds": "device-seconds"}
+    )
     return amounts.rename("spent").rename_axis("of").to_frame()
 
 
@@ -46,29 +39,26 @@ def best(run: Run) -> pd.DataFrame:
 
     Settings that are the same for all are left out.
     """
-    return best_trials(search_results(run), SHOWN).rename_axis("trial")
+    return search.best_trials(search_results(run), SHOWN).rename_axis("trial")
 
 
 def commands(run: Run) -> pd.DataFrame:
     """The best trials as commands that train them again, each in a run folder of its own.
 
-    Run beside the search's folder, such a command adopts the result; with another --runs it trains.
+    Beside the search's folder such a command adopts the result; with another --runs it trains.
     """
-    folders = [
-        Path(folder) for folder in search_results(run).ranked()["folder"].head(SHOWN_COMMANDS)
-    ]
-    shown = [rerun_command(run, folder) for folder in folders]
-    names = pd.Index([folder.name for folder in folders], name="trial")
-    return pd.DataFrame({"command": shown}, index=names, dtype=str)
+    folders = map(Path, search_results(run).ranked()["folder"].head(SHOWN_COMMANDS))
+    shown = {folder.name: search.rerun_command(run, folder) for folder in folders}
+    return pd.DataFrame({"command": shown}, dtype=str).rename_axis("trial")
 
 
 def against_the_six(run: Run) -> pd.DataFrame:
     """The best trials against the best of the six, each trained again with n fresh seeds.
 
-    The difference has a Welch interval, 95 % for all together (Bonferroni); where it holds 0, the
+    The difference has a Welch interval, 95 % for all together (Bonferroni). Where it holds 0, the
     difference is within seed noise.
     """
-    compared = seed_comparison(search_results(run))
+    compared = search.seed_comparison(search_results(run))
     if compared.empty:
         return compared
     return compared.fillna({"verdict": "the best of the six"}).set_index("trial")
@@ -100,14 +90,14 @@ def importances(run: Run) -> pd.DataFrame:
 
 
 def front(run: Run) -> pd.DataFrame:
-    """The trials that none is better than: as good in all objectives, and better in one."""
+    """The trials that no other is better than: as good in all objectives, and better in one."""
     results = search_results(run)
     best: Any = non_dominated(results.measured(), results.objectives)
     return best.set_index("configuration")[["origin", *results.objectives]].rename_axis("trial")
 
 
 def non_dominated(trials: pd.DataFrame, objectives: dict[str, str]) -> pd.DataFrame:
-    """Those of the trials that none is better than in these objectives."""
+    """Those of the trials that no other is better than in these objectives."""
     best = _study(trials, objectives, {}).best_trials if len(trials) else []
     return trials.iloc[[trial.number for trial in best]]
 
@@ -122,10 +112,10 @@ def parameters(run: Run) -> dict[str, BaseDistribution]:
     ends = pd.DataFrame({path: pd.Series(ends) for path, ends in domains.items()})
     known = pd.concat([complete, ends.reindex(columns=complete.columns)], ignore_index=True)
     found: dict[str, BaseDistribution] = {}
-    for path in (name for name in known if str(name).startswith(("model.", "optim.", "data."))):
+    for path in search.setting_names(known):
         differs = complete[path].nunique() > 1
         if differs and not any(_is_multiple(known, path, other) for other in found):
-            found[str(path)] = _distribution(known[path].dropna().unique().tolist())
+            found[path] = _distribution(known[path].dropna().unique().tolist())
     return found
 
 
@@ -134,7 +124,7 @@ def _study(
 ) -> optuna.Study:
     """The complete trials as a study in memory, in their order."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    directions: Any = list(objectives.values())
+    directions: Any = [*objectives.values()]
     study = optuna.create_study(directions=directions)
     for trial in trials.to_dict("records"):
         params = {path: trial[path] for path in ranges}
@@ -153,8 +143,8 @@ def _is_multiple(known: Any, path: Any, other: Any) -> bool:
 def _distribution(values: list[Any]) -> BaseDistribution:
     """The range or the choices that these values span."""
     if any(isinstance(value, str | bool) for value in values):
-        return CategoricalDistribution(sorted(values))
+        return distributions.CategoricalDistribution(sorted(values))
     low, high = min(values), max(values)
     if all(float(value).is_integer() for value in values):
-        return IntDistribution(int(low), int(high))
-    return FloatDistribution(low, high, log=low > 0 and high / low >= _LOG_RATIO)
+        return distributions.IntDistribution(int(low), int(high))
+    return distributions.FloatDistribution(low, high, log=low > 0 and high / low >= _LOG_RATIO)

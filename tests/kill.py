@@ -23,7 +23,8 @@ from tiny import exact_rows, train, write_corpus
 
 from quarterhour.data.tokens import DataConfig, TokenData, prepare_tokens
 from quarterhour.tune.ledger import TrialSpec, read_result, read_spec
-from quarterhour.tune.search.study import STATES, STUDY_NAME, open_storage
+from quarterhour.tune.search.journal import open_storage
+from quarterhour.tune.search.study import STATES, STUDY_NAME
 
 TARGETS = ("driver", "worker", "raylet")
 # Trials of seconds are to have checkpoints too; found by the workers through PYTHONPATH.

@@ -19,10 +19,11 @@ from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.places import Resources
 from quarterhour.tune.progress import SearchProgress
 from quarterhour.tune.run_folder import METRICS, Row, Status
+from quarterhour.tune.search.journal import open_storage
 from quarterhour.tune.search.limits import Limits
 from quarterhour.tune.search.settings import FirstPoint, Search
 from quarterhour.tune.search.state import SearchState
-from quarterhour.tune.search.study import STUDY_NAME, open_storage
+from quarterhour.tune.search.study import STUDY_NAME
 
 ONE_AT_ONCE = Resources(device="cpu", cpus=1, gpus=0, cpus_per_trial=1, gpus_per_trial=0)
 TWO_AT_ONCE = replace(ONE_AT_ONCE, cpus=2)

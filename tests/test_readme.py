@@ -3,7 +3,6 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import optuna_dashboard
 import pytest
 import torch
 from tiny import write_corpus
@@ -12,6 +11,7 @@ import quarterhour.data.tokens
 import quarterhour.tune.cluster.grid
 import quarterhour.tune.cluster.machines
 import quarterhour.tune.cluster.searcher
+import quarterhour.tune.search.dashboard
 import quarterhour.tune.self_test
 import quarterhour.tune.tensorboard_server
 import quarterhour.tune.training.trial
@@ -95,7 +95,7 @@ def test_every_command_of_the_readmes_comes_to_the_point_where_training_begins(
     monkeypatch.setattr("quarterhour.tune.cluster.searcher.fit", training_begins)
     monkeypatch.setattr("quarterhour.tune.self_test.run_checks", training_begins)
     monkeypatch.setattr("quarterhour.tune.cluster.machines.find_cluster", lambda *_: CLUSTER)
-    monkeypatch.setattr(optuna_dashboard, "run_server", training_begins)
+    monkeypatch.setattr("quarterhour.tune.search.dashboard.serve", training_begins)
     if "runs/" in command:
         begin_runs(Path("runs"))
     if command.startswith(ENDS_NORMALLY):

@@ -2,6 +2,7 @@ import itertools
 import json
 import os
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,37 @@ def test_a_study_that_is_lost_or_damaged_costs_nothing(damage: str, tmp_path: Pa
     assert again.state.ended
     assert proposals(search) == before
     assert again.run().trained == []
+
+
+@pytest.mark.parametrize("damage", ["lost", "garbage", "cut off", "a folder", "lock", "a link"])
+def test_a_running_search_survives_what_becomes_of_its_journal(damage: str, tmp_path: Path):
+    search = tiny_search(tmp_path)
+    driver, journal = Driver(search, trials=9).run(at_most=7), search.folder / STUDY
+    before = journal.read_bytes()
+    (tmp_path / "mine").write_bytes(before)
+    match damage:
+        case "lost":
+            journal.unlink()
+        case "garbage":
+            journal.write_bytes(b"\x00garbage\n" * 10)
+        case "cut off":
+            journal.write_bytes(before[:-40])
+        case "a folder":
+            journal.unlink()
+            journal.mkdir()
+        case "lock":
+            Path(f"{journal}.lock").symlink_to(journal)
+        case _:
+            journal.unlink()
+            journal.symlink_to(tmp_path / "mine")
+    began = time.monotonic()
+    assert driver.run().trained[7:] == ["0007", "0008"]
+    assert time.monotonic() - began < 20, "it waited for a lock"
+    assert statuses(search) == ["COMPLETE"] * 9
+    assert (tmp_path / "mine").read_bytes() == before
+    if damage != "a folder":
+        assert journal.read_bytes().startswith(before)
+        assert states(driver) == [TrialState.COMPLETE] * 9
 
 
 def test_a_trial_that_was_interrupted_runs_before_any_other(tmp_path: Path):

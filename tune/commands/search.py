@@ -14,6 +14,7 @@ from quarterhour.tune.commands import options
 from quarterhour.tune.run_folder import (
     ELAPSED,
     OBJECTIVES,
+    STUDY,
     Status,
     elapsed_seconds,
     owner,
@@ -250,22 +251,25 @@ def _rate(folder: Path, results: "SearchResults") -> str:
 def dashboard(
     folder: RunFolder,
     port: Annotated[int, typer.Option(help="Port on this machine.")] = 8080,
+    space: OwnSpace = None,
 ) -> None:
-    """Open optuna-dashboard on a search, on this machine alone; Ctrl-C ends it."""
-    from optuna_dashboard import run_server
+    """Open optuna-dashboard on a search, on this machine alone; Ctrl-C ends it.
 
+    It only shows: nothing can be changed through it.
+    """
+    from quarterhour.tune.search.dashboard import Dashboard, serve
+    from quarterhour.tune.search.journal import open_storage
     from quarterhour.tune.search.settings import read_search
-    from quarterhour.tune.search.study import LedgerStudy, open_storage
+    from quarterhour.tune.search.study import LedgerStudy
 
     with options.bad_input():
-        planned = read_search(folder)
-        if not owner(folder):
+        if owner(folder) and (folder / STUDY).exists():
+            storage = open_storage(folder)
+        else:
+            planned = read_search(folder, space)
             study = LedgerStudy(planned)
             for spec in planned.trials():
                 study.take_up(spec)
-            study.write()
+            storage = study.storage
         Console().print(f"http://127.0.0.1:{port}/ shows {folder}; Ctrl-C ends it")
-        try:
-            run_server(open_storage(folder), host="127.0.0.1", port=port)
-        except OSError as error:
-            raise ValueError(f"--port is {port}: {error.strerror}; give another") from error
+        serve(Dashboard(folder, storage), port)

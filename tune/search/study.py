@@ -1,21 +1,20 @@
 """The Optuna study of a search: a picture of its trial folders, made anew at every start."""
 
 import warnings
-from collections.abc import Generator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from quarterhour.search_spaces.open_ended import SpacePoint, locate
 from quarterhour.search_spaces.point import TrialConfig
 from quarterhour.tune.ledger import Result, TrialSpec
 from quarterhour.tune.run_folder import OBJECTIVES, STUDY, Status, read_rows
+from quarterhour.tune.search.journal import Journal
 from quarterhour.tune.search.objectives import objective_values
 from quarterhour.tune.search.settings import Search
 
@@ -30,11 +29,6 @@ STUDY_NAME = "search"
 # The sampler models from the first trials after the six reference points.
 STARTUP_TRIALS = 6
 SEED_STRIDE = 1_000_003
-
-
-def open_storage(folder: Path) -> BaseStorage:
-    """The storage of a search's study."""
-    return JournalStorage(JournalFileBackend(str(folder / STUDY)))
 
 
 def sampler(seed: int, number: int) -> BaseSampler:
@@ -54,34 +48,6 @@ def sampler(seed: int, number: int) -> BaseSampler:
         )
 
 
-class _HeldJournal(JournalFileBackend):
-    """Writes its first logs all at once. One by one, those of 1,000 trials would take seconds."""
-
-    def __init__(self, file_path: str) -> None:
-        super().__init__(file_path)
-        self._held: list[dict[str, Any]] | None = []
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Write logs, or hold them back."""
-        if self._held is None:
-            super().append_logs(logs)
-        else:
-            self._held += logs
-
-    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any]]:
-        """All logs from that number on."""
-        if self._held is None:
-            yield from super().read_logs(log_number_from)
-        else:
-            yield from self._held[log_number_from:]
-
-    def write(self) -> None:
-        """Write what was held back; from now on every log is written at once."""
-        held, self._held = self._held, None
-        if held:
-            self.append_logs(held)
-
-
 class LedgerStudy:
     """Optuna's picture of a search's trial folders: rebuilt from them, then told how each ends.
 
@@ -90,19 +56,17 @@ class LedgerStudy:
 
     def __init__(self, search: Search) -> None:
         self._search = search
-        journal = search.folder / STUDY
-        for path in (journal, Path(f"{journal}.lock")):
-            path.unlink(missing_ok=True)
-        self._journal = _HeldJournal(str(journal))
+        self._journal = Journal(search.folder / STUDY)
+        self.storage: BaseStorage = JournalStorage(self._journal)
         self._study = optuna.create_study(
-            storage=JournalStorage(self._journal),
+            storage=self.storage,
             study_name=STUDY_NAME,
             directions=[OBJECTIVES[name] for name in search.objectives],
         )
 
     def write(self) -> None:
         """Write what was taken up; from then on everything is written as it happens."""
-        self._journal.write()
+        self._journal.publish()
 
     def take_up(self, spec: TrialSpec) -> optuna.Trial | None:
         """Take in a trial from before. One that has not ended runs again: its Optuna trial.

@@ -1,0 +1,112 @@
+"""optuna-dashboard on a search: what it answers, to whom, and that it changes nothing."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from wsgiref.util import setup_testing_defaults
+
+import pytest
+from searches import Driver, optuna_trials, tiny_search
+
+from quarterhour.tune.run_folder import STUDY
+from quarterhour.tune.search.dashboard import Dashboard, serve
+from quarterhour.tune.search.journal import open_storage
+from quarterhour.tune.search.settings import Search
+
+OWN_HOST = "127.0.0.1:8080"
+
+
+def ask(dashboard: Dashboard, path: str, method: str = "GET", host: str | None = OWN_HOST):
+    """Status and body of an answer."""
+    environ: dict[str, object] = {"PATH_INFO": path, "REQUEST_METHOD": method}
+    setup_testing_defaults(environ)  # pyright: ignore
+    environ.pop("HTTP_HOST")
+    if host is not None:
+        environ["HTTP_HOST"] = host
+    statuses: list[str] = []
+    body = dashboard(environ, lambda status, *_: statuses.append(status))
+    answer = b"".join(body)
+    if close := getattr(body, "close", None):
+        close()
+    return int(statuses[0].split()[0]), answer
+
+
+def shown(dashboard: Dashboard) -> list[str]:
+    """States of all trials, without the pages' cache."""
+    code, body = ask(dashboard, "/csv/0")
+    assert code == 200
+    return [row["State"] for row in csv.DictReader(io.StringIO(body.decode()))]
+
+
+@pytest.fixture
+def search(tmp_path: Path) -> Search:
+    search = tiny_search(tmp_path)
+    Driver(search, trials=3).run()
+    return search
+
+
+def test_it_shows_the_study(search: Search):
+    dashboard = Dashboard(search.folder, open_storage(search.folder))
+    code, body = ask(dashboard, "/api/studies")
+    assert code == 200
+    (study,) = json.loads(body)["study_summaries"]
+    assert study["study_name"] == "search"
+    assert ask(dashboard, "/dashboard")[0] == 200
+    assert ask(dashboard, "/dashboard", "HEAD")[0] == 200
+    assert ask(dashboard, "/api/studies/0")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("DELETE", "/api/studies/0"), ("POST", "/api/studies"), ("PUT", "/api/studies/0/note"),
+        ("PATCH", "/api/studies/0"), ("OPTIONS", "/api/studies"), ("POST", "/api/trials/0/tell"),
+    ],
+)  # fmt: skip
+def test_it_refuses_what_would_write(method: str, path: str, search: Search):
+    before = (search.folder / STUDY).read_bytes()
+    dashboard = Dashboard(search.folder, open_storage(search.folder))
+    assert ask(dashboard, path, method)[0] == 405
+    assert (search.folder / STUDY).read_bytes() == before
+    assert shown(dashboard) == ["COMPLETE"] * 3
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8080", "127.0.0.1.evil.example", "", None, "10.0.0.1:80"]
+)
+def test_it_refuses_other_hosts(host: str | None, search: Search):
+    dashboard = Dashboard(search.folder, open_storage(search.folder))
+    code, body = ask(dashboard, "/api/studies", host=host)
+    assert code == 403
+    assert b"search" not in body
+    for own in ("127.0.0.1", "localhost", "localhost:9999"):
+        assert ask(dashboard, "/api/studies", host=own)[0] == 200
+
+
+def test_the_storage_itself_cannot_be_written(search: Search):
+    storage = open_storage(search.folder)
+    with pytest.raises(PermissionError, match="only read here"):
+        storage.delete_study(0)
+    assert len(optuna_trials(search)) == 3
+
+
+def test_it_follows_a_running_search_its_restart_and_a_journal_that_is_lost(search: Search):
+    dashboard = Dashboard(search.folder, open_storage(search.folder))
+    running = Driver(search, trials=9).run(at_most=1)
+    assert shown(dashboard) == ["COMPLETE"] * 4
+    assert running.next()
+    assert shown(dashboard) == ["COMPLETE"] * 4 + ["RUNNING"]
+    again = Driver(search, trials=9).run(at_most=2)
+    assert shown(dashboard) == ["COMPLETE"] * 6
+    (search.folder / STUDY).unlink()
+    assert shown(dashboard) == ["COMPLETE"] * 6
+    again.run(at_most=1)
+    assert shown(dashboard) == ["COMPLETE"] * 7
+
+
+@pytest.mark.parametrize("port", [99_999, -1])
+def test_a_port_that_there_is_not_is_told(port: int, search: Search):
+    dashboard = Dashboard(search.folder, open_storage(search.folder))
+    with pytest.raises(ValueError, match=f"--port is {port}: .*; give another"):
+        serve(dashboard, port)

@@ -9,6 +9,7 @@ import pandas as pd
 
 from quarterhour.tune.run_folder import (
     EXPERIMENT,
+    MEND,
     TRIAL,
     DamagedError,
     Row,
@@ -119,6 +120,9 @@ def _read_experiment(folder: Path) -> dict[str, Any]:
             f"{folder} is not a run folder, for it has no {EXPERIMENT}: give one that"
             " `quarterhour grid` or `quarterhour run` has written, such as runs/grid"
         )
+    for name in ("configurations", "seeds", "protocol", "data"):
+        if experiment.get(name) is None:
+            raise DamagedError(folder / EXPERIMENT, f" cannot be read ({name} is missing)", MEND)
     return experiment
 
 

@@ -242,7 +242,7 @@ _EXPERIMENT_KIND = {
     "resolved": (dict, NoneType),
     "search": ({"objectives": dict, "seed": int}, NoneType),
 }
-_FIGURES = {int, float, NoneType}
+_FIGURES = {int, float, bool, NoneType}
 _SAMPLES_KIND = [{"step": int, "prompt": str, "continuation": str}]
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from pathlib import Path
 from wsgiref.util import setup_testing_defaults
 
@@ -103,6 +104,17 @@ def test_it_follows_a_running_search_its_restart_and_a_journal_that_is_lost(sear
     assert shown(dashboard) == ["COMPLETE"] * 6
     again.run(at_most=1)
     assert shown(dashboard) == ["COMPLETE"] * 7
+
+
+def test_a_journal_that_is_a_pipe_or_a_link_is_not_opened(search: Search, tmp_path: Path):
+    journal = search.folder / STUDY
+    journal.rename(tmp_path / "elsewhere")
+    os.mkfifo(journal)
+    dashboard = Dashboard(search.folder, open_storage(search.folder))
+    assert json.loads(ask(dashboard, "/api/studies")[1])["study_summaries"] == []
+    journal.unlink()
+    journal.symlink_to(tmp_path / "elsewhere")
+    assert json.loads(ask(dashboard, "/api/studies")[1])["study_summaries"] == []
 
 
 @pytest.mark.parametrize("port", [99_999, -1])

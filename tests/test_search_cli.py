@@ -377,7 +377,7 @@ def test_the_command_of_a_trial_is_that_trial(
     assert len(trials) == 4
     for fresh, spec in trials.items():
         command = rerun_command(load_run(run), spec.folder)
-        if trial.is_timed:  # not adopted, so that it would be trained
+        if trial.config.budget.seconds:  # not adopted, so that it would be trained
             values = dict(parse_assignment(word) for word in shlex.split(command) if "=" in word)
             again = search.baseline.with_values({"seed": 0, **values})
             assert again.key(search.data_fingerprint) == spec.key

@@ -10,7 +10,7 @@ from optuna.storages import BaseStorage
 from optuna_dashboard import wsgi
 
 from quarterhour.tune.run_folder import STUDY
-from quarterhour.tune.search.journal import open_storage
+from quarterhour.tune.search.journal import open_storage, published_lines
 
 HOSTS = ("127.0.0.1", "localhost")
 Respond = Callable[..., Any]
@@ -42,9 +42,7 @@ class Dashboard:
 
     def _first_log(self) -> bytes:
         """The journal's first line: every start of a search has an id of its own there."""
-        with suppress(OSError), (self._folder / STUDY).open("rb") as file:
-            return file.readline()
-        return b""
+        return next(published_lines(self._folder / STUDY), b"")
 
 
 def _refuse(respond: Respond, status: str, reason: str) -> Iterable[bytes]:

@@ -1,7 +1,7 @@
 """What Optuna logs of a study: kept by the search itself, with a copy in its folder for readers."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -11,7 +11,7 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 
 from quarterhour.data.files import write_file
-from quarterhour.tune.run_folder import STUDY
+from quarterhour.tune.run_folder import STUDY, is_plain_file
 
 Logs = list[dict[str, Any]]
 
@@ -60,13 +60,20 @@ class PublishedJournal(BaseJournalBackend):
 
     def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
         """All logs from that number on that are whole."""
-        with suppress(OSError, ValueError), self._path.open("rb") as file:
-            for line in islice(file, log_number_from, None):
-                yield json.loads(line)
+        with suppress(ValueError):
+            yield from map(json.loads, islice(published_lines(self._path), log_number_from, None))
 
     def append_logs(self, logs: Logs) -> None:
         """Raises PermissionError."""
         raise PermissionError(f"{self._path} is only read here")
+
+
+def published_lines(path: Path) -> Generator[bytes]:
+    """The lines of a journal's file; none where there is no file, but a link or a pipe."""
+    with suppress(OSError):
+        if is_plain_file(path):
+            with path.open("rb") as file:
+                yield from file
 
 
 def open_storage(folder: Path) -> BaseStorage:

@@ -129,15 +129,15 @@ class TrialSpec:
         """Forget an earlier attempt's error."""
         (self.folder / ERROR).unlink(missing_ok=True)
 
-    def write_failure(self) -> None:
-        """End a trial whose process died or raised an error, which its folder then holds.
+    def write_failure(self, reason: str | None = None) -> None:
+        """End a trial for a `reason`, or else for the error that its folder holds, or it just died.
 
         Raises ValueError where the trial's rows are damaged.
         """
         path = self.folder / ERROR
         error = path.read_text().strip().splitlines()[-1] if path.exists() else None
         rows = read_rows(self.folder)
-        reason = error or "its process died, perhaps for want of memory"
+        reason = reason or error or "its process died, perhaps for want of memory"
         self.write_result(Status.FAILED, rows[-1] if rows else {}, reason=reason)
 
     def write_result(self, status: Status, metrics: Row, **ending: Any) -> None:

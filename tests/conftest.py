@@ -1,4 +1,4 @@
-"""What all tests share: a cache folder of their own, the quick profile's tokens, hypothesis."""
+"""What all tests share: own home and cache, the quick profile's tokens, hypothesis."""
 
 from collections.abc import Iterator
 
@@ -18,8 +18,11 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache folder for this session, so that no test touches the user's."""
+    """A home and a cache for this session, so that no test touches the user's or is touched."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
+            patch.delenv(name, raising=False)
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from tiny import exact_rows, tiny_spec, tiny_tokens, train, write_corpus
 
 from quarterhour.search_spaces.profiles import QUICK
-from quarterhour.tune.cluster.fit import join
+from quarterhour.tune.cluster.connection import join
 from quarterhour.tune.cluster.grid import run_trials
 from quarterhour.tune.cluster.machines import SHARED, check_alike, find_cluster
 from quarterhour.tune.ledger import TrialSpec

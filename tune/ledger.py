@@ -171,15 +171,15 @@ class TrialSpec:
         """Forget an earlier attempt's error."""
         (self.folder / ERROR).unlink(missing_ok=True)
 
-    def write_failure(self) -> None:
-        """End a trial whose process died or raised an error, which its folder then holds."""
+    def write_failure(self, reason: str | None = None) -> None:
+        """End a trial for a `reason`, or for the error that its folder holds, or it just died."""
         error, rows = "its process died, perhaps for want of memory", list[Row]()
         with suppress(FileNotFoundError, DamagedError):
             text = read_file(self.folder / ERROR).decode(errors="replace").strip()
             error = text.splitlines()[-1] if text else error
         with suppress(DamagedError):
             rows = read_rows(self.folder)
-        self.write_result(Status.FAILED, rows[-1] if rows else {}, reason=error)
+        self.write_result(Status.FAILED, rows[-1] if rows else {}, reason=reason or error)
 
     def write_result(self, status: Status, metrics: Row, **ending: Any) -> None:
         """Write `result.json`; `ending` has the reason, and whether the trial diverged.

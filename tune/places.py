@@ -123,8 +123,8 @@ class Resources:
         return device_memory_bytes(self.device)
 
 
-class ClusterDiedError(RuntimeError):
-    """A process of Ray's has died, without which trials would wait for ever."""
+class ClusterError(RuntimeError):
+    """Ray cannot start, or a process of it has died, without which trials would wait for ever."""
 
 
 class TooLargeError(ValueError):

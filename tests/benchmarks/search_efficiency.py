@@ -97,7 +97,7 @@ def search_plain(folder: Path, tokens: str, seed: int) -> list[TrialSpec]:
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
-    from quarterhour.tune.cluster.fit import connected
+    from quarterhour.tune.cluster.connection import connected
 
     experiment, search = build(folder / f"plain{seed}", tokens, seed)
     experiment.folder.mkdir(parents=True, exist_ok=True)

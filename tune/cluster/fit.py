@@ -1,47 +1,42 @@
-"""Ray for as long as trials run, started here or joined, and Tune on it."""
+"""Tune on a Ray that is started or joined for it, and what it does where trials fail."""
 
 import logging
-import os
+import pickle
 import shutil
-import signal
-import socket
-import tempfile
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Ray reads these when it is imported: no statistics, no log files of its own beside ours, no change
-# of the working directory. Tune's own state is not saved, since nobody reads it here.
-os.environ |= {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    # Rows without an evaluation lack the objective.
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-}
-
-import ray
 from ray import tune as ray_tune
 from ray._private.worker import global_worker
+from ray.air.execution._internal import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.tune.execution import tune_controller
 
 from quarterhour.data.files import write_folder
 from quarterhour.data.tokens import TokenData
-from quarterhour.tune.cluster.trainable import TrialTrainable, from_param_space
-from quarterhour.tune.machine import device_memory_bytes
-from quarterhour.tune.places import Cluster, ClusterDiedError, Resources
+from quarterhour.tune.cluster.connection import connected
+from quarterhour.tune.cluster.trainable import (
+    PAUSE,
+    TrialTrainable,
+    end_as_failed,
+    from_param_space,
+    write_error,
+)
+from quarterhour.tune.places import Cluster, ClusterError, Resources
 from quarterhour.tune.progress import RowDisplay
+from quarterhour.tune.run_folder import ERROR
 
 TOKENS = ".tokens"  # beside the runs of a cluster, whose machines may have no cache in common
-OBJECT_STORE_BYTES = 128 * 2**20
 MAX_FAILURES = 2
-ANSWER_SECONDS = 10
+PAUSES = (5.0, 30.0)  # seconds before a trial whose process died is tried again
+
+
+class NoTrialStartsError(RuntimeError):
+    """No trial can start, whichever it is; says why."""
 
 
 class ProgressCallback(ray_tune.Callback):
-    """Passes rows on to the display, and raises ClusterDiedError where Ray has died.
+    """Passes rows on to the display.
 
     Tune pickles callbacks, so the display, which cannot be pickled, is left out.
     """
@@ -59,12 +54,57 @@ class ProgressCallback(ray_tune.Callback):
         if self._progress and "step" in result:  # a trial out of memory ends without a row
             self._progress.update(from_param_space(trial.config["trial"]), result)
 
+
+class ActorManager(RayActorManager):
+    """Takes a process that Ray has killed for want of memory as one that died: Tune would end."""
+
+    def _actor_task_failed(self, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, OutOfMemoryError):
+            exception = RayActorError(error_msg=str(exception))
+        super()._actor_task_failed(tracked_actor_task, exception)
+
+
+tune_controller.RayActorManager = ActorManager  # pyright: ignore[reportPrivateImportUsage]
+
+
+class FailureCallback(ray_tune.Callback):
+    """Sees to it that a failure has a reason and an end.
+
+    Raises NoTrialStartsError where what fails are the processes and not their trials, and
+    ClusterError where Ray has died.
+    """
+
+    def __init__(self) -> None:
+        self._started = False
+        self._deaths = 0
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Take it that others can start, too."""
+        self._started = True
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Keep what a trial could not write itself; let one whose process died wait a while."""
+        spec, error = from_param_space(trial.config["trial"]), _last_error(trial)
+        if isinstance(error, RayActorError) and not error.actor_init_failed:
+            trial.config[PAUSE] = PAUSES[trial.run_metadata.num_failures - 1]
+            self._deaths += 1
+            if not self._started and self._deaths > MAX_FAILURES:
+                raise NoTrialStartsError("its process died before it began")
+        elif not (spec.folder / ERROR).exists():
+            write_error(spec, str(error))
+            if not self._started:  # no code of ours was reached
+                raise NoTrialStartsError(str(error).strip().splitlines()[-1])
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """End a trial that is not tried again."""
+        end_as_failed(from_param_space(trial.config["trial"]))
+
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Check that Ray is alive; Tune does not."""
         node = global_worker.node
         dead = node.dead_processes() if node else []
         if dead:
-            raise ClusterDiedError(f"Ray's process {dead[0][0]} has died")
+            raise ClusterError(f"Ray's process {dead[0][0]} has died")
 
 
 def fit(
@@ -73,10 +113,10 @@ def fit(
     progress: RowDisplay,
     tune_config: ray_tune.TuneConfig,
     param_space: dict[str, Any] | None = None,
-) -> ray_tune.ResultGrid:
+) -> None:
     """Let Tune run trials until all have ended or it is stopped.
 
-    Raises ClusterDiedError where a process of Ray's has died.
+    Raises NoTrialStartsError, and ClusterError where Ray cannot start or has died.
     """
     # A failed trial's traceback is in its folder; its reason is shown.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
@@ -96,13 +136,18 @@ def fit(
             run_config=ray_tune.RunConfig(
                 storage_path=storage,
                 verbose=0,
-                callbacks=[ProgressCallback(progress)],
+                callbacks=[ProgressCallback(progress), FailureCallback()],
                 # Ray would save a class trainable at its end.
                 checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
                 failure_config=ray_tune.FailureConfig(max_failures=MAX_FAILURES),
             ),
         )
-        return tuner.fit()
+        tuner.fit()
+
+
+def _last_error(trial: Any) -> Exception:
+    """Why the last attempt at a trial failed."""
+    return pickle.loads(Path(trial.pickled_error_file).read_bytes())
 
 
 def _placement(resources: Resources, config: dict[str, Any]) -> ray_tune.PlacementGroupFactory:
@@ -124,59 +169,3 @@ def _tokens_folder(tokens: TokenData, cluster: Cluster | None) -> Path:
     if not shared.exists():
         write_folder(shared, lambda new: shutil.copytree(folder, new, dirs_exist_ok=True))
     return shared
-
-
-@contextmanager
-def connected(resources: Resources) -> Generator[str]:
-    """Run Ray as `resources` were planned for; gives a folder that all its machines see.
-
-    A cluster of this machine alone ends with the context, and its files are deleted.
-    """
-    before = signal.getsignal(signal.SIGTERM)
-    cluster = resources.cluster
-    prefix, shared = (".ray", cluster.shared_folder) if cluster else ("qh", None)
-    # A network's file system keeps files that a process still has open.
-    with tempfile.TemporaryDirectory(
-        prefix=prefix, dir=shared, ignore_cleanup_errors=True
-    ) as folder:
-        try:
-            if cluster:
-                join(cluster.address)
-            else:
-                _start(resources, folder)
-            # Tune saves and returns on SIGUSR1 and on SIGINT, but not on SIGTERM.
-            signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
-            yield f"{folder}/tune"
-        finally:
-            ray.shutdown()
-            signal.signal(signal.SIGTERM, before)
-
-
-def join(address: str) -> None:
-    """Connect to a running Ray cluster. Raises ValueError where none answers."""
-    try:
-        if address != "auto":  # Ray would look for minutes
-            host, port = address.rsplit(":", 1)
-            socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"--address {address}: no Ray cluster can be joined there ({error}); start one with"
-            " `ray start --head` and give the host:port that it prints"
-        ) from error
-
-
-def _start(resources: Resources, folder: str) -> None:
-    """Start a cluster of this machine alone, with its files in `folder`."""
-    os.environ["RAY_AUTH_MODE"] = "disabled"  # or Ray writes a token into the home folder
-    ray.init(
-        address="local",
-        num_cpus=int(resources.cpus),
-        num_gpus=int(resources.gpus),
-        _memory=device_memory_bytes("cpu"),
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=OBJECT_STORE_BYTES,
-        _temp_dir=folder,
-    )

@@ -3,8 +3,8 @@
 from ray import tune as ray_tune
 
 from quarterhour.data.tokens import TokenData
-from quarterhour.tune.cluster.fit import fit
-from quarterhour.tune.cluster.trainable import from_param_space, to_param_space
+from quarterhour.tune.cluster.fit import NoTrialStartsError, fit
+from quarterhour.tune.cluster.trainable import end_as_failed, to_param_space
 from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.places import Resources
 from quarterhour.tune.progress import TrialsProgress
@@ -27,16 +27,12 @@ def run_trials(
     todo = [spec for spec in todo if not spec.result()]
     if not todo:
         return
-    results = fit(
-        tokens,
-        resources,
-        progress,
-        ray_tune.TuneConfig(reuse_actors=True),
-        param_space={"trial": ray_tune.grid_search([to_param_space(spec) for spec in todo])},
-    )
-    for result in results:
-        if result.error and result.config:
-            spec = from_param_space(result.config["trial"])
-            if not spec.result():
-                spec.write_failure()
-                record_ending(spec.folder, Status.FAILED)
+    space = {"trial": ray_tune.grid_search([to_param_space(spec) for spec in todo])}
+    try:
+        fit(tokens, resources, progress, ray_tune.TuneConfig(reuse_actors=True), space)
+    except NoTrialStartsError as error:
+        for spec in todo:
+            end_as_failed(spec, str(error))
+    for spec in todo:
+        if (result := spec.result()) and result.crashed:
+            record_ending(spec.folder, Status.FAILED)

@@ -1,6 +1,5 @@
 """The machines of a running Ray cluster, looked at before anything trains on them."""
 
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from quarterhour.search_spaces.point import NUMERICS_VERSION
-from quarterhour.tune.cluster.fit import join
+from quarterhour.tune.cluster.connection import joined, own_folder
 from quarterhour.tune.experiment import git_commit
 from quarterhour.tune.machine import describe_hardware, graphics_cards
 from quarterhour.tune.places import Cluster
@@ -28,16 +27,12 @@ def find_cluster(address: str, runs: Path) -> Cluster:
     `runs`: a trial's numbers would depend on where it runs.
     """
     runs.mkdir(parents=True, exist_ok=True)
-    join(address)
-    try:
+    with own_folder(str(runs.absolute()), ".ray") as folder, joined(address, folder):
         nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
         here = ray.get_runtime_context().get_node_id()
-        with tempfile.TemporaryDirectory(prefix=".ray", dir=runs.absolute()) as folder:
-            lock = f"{folder}/lock"
-            with FileLock(lock):
-                facts = {node["NodeID"]: _facts(node, lock) for node in nodes}
-    finally:
-        ray.shutdown()
+        lock = f"{folder}/lock"
+        with FileLock(lock):
+            facts = {node["NodeID"]: _facts(node, lock) for node in nodes}
     if here not in facts:
         raise ValueError(
             f"--address {address}: this machine gives the cluster no CPUs; start the command on one"

@@ -6,8 +6,8 @@ from ray import tune as ray_tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from quarterhour.tune.cluster.fit import fit
-from quarterhour.tune.cluster.trainable import from_param_space, to_param_space
+from quarterhour.tune.cluster.fit import NoTrialStartsError, fit
+from quarterhour.tune.cluster.trainable import end_as_failed, from_param_space, to_param_space
 from quarterhour.tune.experiment import Experiment
 from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.progress import SearchProgress
@@ -56,6 +56,14 @@ class StateSearcher(Searcher):
         if spec.result():
             self._state.end(self._running.pop(trial_id))
 
+    def fail_all(self, reason: str) -> None:
+        """End the trials that have begun as failed, and those that would be next."""
+        while self._running:
+            trial_id, spec = next(iter(self._running.items()))
+            end_as_failed(spec, reason)
+            self.on_trial_complete(trial_id)
+            self.suggest(trial_id)
+
 
 class PruningScheduler(FIFOScheduler):
     """Has Tune stop a trial that is pruned."""
@@ -76,15 +84,15 @@ def run_search(state: SearchState, experiment: Experiment, progress: SearchProgr
 
     The state says whether the search has ended, and why if it was not for a limit.
     """
-    if not state.ended:
-        fit(
-            experiment.tokens,
-            experiment.resources,
-            progress,
-            ray_tune.TuneConfig(
-                search_alg=StateSearcher(state),
-                scheduler=PruningScheduler(state.pruner) if state.pruner else None,
-                num_samples=-1,
-                reuse_actors=True,
-            ),
-        )
+    searcher = StateSearcher(state)
+    tune_config = ray_tune.TuneConfig(
+        search_alg=searcher,
+        scheduler=PruningScheduler(state.pruner) if state.pruner else None,
+        num_samples=-1,
+        reuse_actors=True,
+    )
+    try:
+        if not state.ended:
+            fit(experiment.tokens, experiment.resources, progress, tune_config)
+    except NoTrialStartsError as error:
+        searcher.fail_all(str(error))

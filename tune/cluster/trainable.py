@@ -17,11 +17,12 @@ from quarterhour.search_spaces.point import TrialConfig
 from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.machine import cap_gpu_memory, keep_freed_memory, reached_gpu_cap
 from quarterhour.tune.places import Resources
-from quarterhour.tune.run_folder import ERROR, Status, read_rows
+from quarterhour.tune.run_folder import CONFIG, ERROR, Status, read_rows
 from quarterhour.tune.training.trial import Trial
 
 # A round trip to Tune keeps the trial from training for as long as a short window takes.
 REPORT_SECONDS = 1.0
+PAUSE = "pause"  # seconds that a trial waits before it goes on, beside its values
 
 
 def to_param_space(spec: TrialSpec) -> dict[str, Any]:
@@ -50,6 +51,20 @@ def from_param_space(values: dict[str, Any]) -> TrialSpec:
     )
 
 
+def write_error(spec: TrialSpec, error: str) -> None:
+    """Leave an error's traceback in the trial's folder, where its reason is looked for."""
+    spec.folder.mkdir(parents=True, exist_ok=True)
+    write_text(spec.folder / ERROR, error)
+
+
+def end_as_failed(spec: TrialSpec, reason: str | None = None) -> None:
+    """Give a trial without a result one, even if it never began."""
+    if not spec.result():
+        if not (spec.folder / CONFIG).exists():
+            spec.write_config()
+        spec.write_failure(reason)
+
+
 class TrialTrainable(ray_tune.Trainable):
     """Keeps its state in the trial's own folder, so it never saves a checkpoint through Ray."""
 
@@ -62,6 +77,7 @@ class TrialTrainable(ray_tune.Trainable):
         """Take up the trial `config["trial"]`; it begins with its first step."""
         self._spec = from_param_space(config["trial"])
         self._trial: Trial | None = None
+        time.sleep(config.get(PAUSE, 0.0))
         with self._errors_written():
             torch.set_num_threads(resources.threads)
             keep_freed_memory()
@@ -95,8 +111,7 @@ class TrialTrainable(ray_tune.Trainable):
         try:
             yield
         except Exception:
-            self._spec.folder.mkdir(parents=True, exist_ok=True)
-            write_text(self._spec.folder / ERROR, traceback.format_exc())
+            write_error(self._spec, traceback.format_exc())
             raise
 
     def _train_windows(self) -> dict[str, Any]:

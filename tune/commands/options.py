@@ -97,13 +97,13 @@ def planned_resources(
 @contextmanager
 def opened(experiment: "Experiment") -> Generator[None]:
     """Hold the experiment's folder. An error on entering it is bad input; a later one is not."""
-    from quarterhour.tune.places import ClusterDiedError
+    from quarterhour.tune.places import ClusterError
 
     with ExitStack() as stack:
         with bad_input():
             stack.enter_context(experiment.opened())
         try:
             yield
-        except ClusterDiedError as error:
+        except ClusterError as error:
             print(f"quarterhour: {error}; the same command goes on", file=sys.stderr)
             raise typer.Exit(1) from error

@@ -7,6 +7,7 @@ search, TensorBoard and the analysis.
 import fcntl
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -130,6 +131,15 @@ OBJECTIVES: dict[str, Better] = {
     name: column.better for name, column in COLUMNS.items() if column.better
 }
 """What a search can look for, and which way it is better."""
+
+
+# Control characters, those that turn a line of text around, and bytes of a path that are no text.
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def plain(text: str) -> str:
+    """A text of unknown origin; characters that steer a terminal are shown, as in "\\x1b"."""
+    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def read_json(path: Path) -> dict[str, Any]:

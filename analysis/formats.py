@@ -1,9 +1,12 @@
 """A table's cells as text for people, and that text in markdown and LaTeX."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from quarterhour.tune.run_folder import plain
 
 MISSING = "–"
 SIGNIFICANT_DIGITS = 4
@@ -21,14 +24,19 @@ def texts(frame: pd.DataFrame) -> pd.DataFrame:
     The figures of a column have equal decimals: four significant digits of the largest. Where they
     span more than four orders of magnitude, each has four significant digits of its own.
     """
-    named: Any = frame.reset_index() if any(frame.index.names) else frame
+    named = _with_index(frame)
     return pd.DataFrame({header(name): _column_texts(named[name]) for name in named}, dtype=str)
 
 
 def numeric_headers(frame: pd.DataFrame) -> list[str]:
     """The headers of columns of figures, which are aligned to the right."""
-    named = frame.reset_index() if any(frame.index.names) else frame
-    return [header(name) for name in named.select_dtypes("number")]
+    return [header(name) for name in _with_index(frame).select_dtypes("number")]
+
+
+def write_csv(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table, its figures to ten digits; no text of it is a formula to a spreadsheet."""
+    safe = _with_index(frame).map(_no_formula).rename(columns=_no_formula)
+    safe.to_csv(path, float_format="%.10g", index=False)
 
 
 def header(column: Any) -> str:
@@ -68,6 +76,18 @@ def latex_document(files: list[str]) -> str:
     )
 
 
+def _with_index(frame: pd.DataFrame) -> Any:
+    """The table with a named index as its first columns."""
+    return frame.reset_index() if any(frame.index.names) else frame
+
+
+def _no_formula(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    text = plain(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text
+
+
 def _column_texts(column: pd.Series) -> list[str]:
     are_figures = pd.api.types.is_numeric_dtype(column) and column.dtype != bool
     decimals = _decimals(column.dropna().abs()) if are_figures else None
@@ -92,7 +112,7 @@ def _cell_text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if not isinstance(value, float | int):
-        return "" if pd.isna(value) else str(value)
+        return "" if pd.isna(value) else plain(str(value))
     if pd.isna(value):
         return MISSING
     if value % 1 == 0 or abs(value) >= 10 ** (SIGNIFICANT_DIGITS - 1):

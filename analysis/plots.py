@@ -63,7 +63,7 @@ def add_note(figure: Figure, text: str) -> None:
 def add_legend(figure: Figure, axes: Axes) -> None:
     """Put a legend of what these axes show above them."""
     handles, labels = axes.get_legend_handles_labels()
-    width = _LEGEND_INCHES + _CHARACTER_INCHES * max(map(len, labels))
+    width = _LEGEND_INCHES + _CHARACTER_INCHES * max(map(len, labels), default=0)
     columns = max(1, int(figure.get_figwidth() / width))
     figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
 

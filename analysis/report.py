@@ -4,8 +4,10 @@ The page is a single file that needs no network: figures are data URIs, styles a
 """
 
 import base64
+import hashlib
 import inspect
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +20,7 @@ from quarterhour.analysis import formats
 from quarterhour.analysis.chapters.paper.comparison import Comparison
 from quarterhour.analysis.chapters.run import remarks
 from quarterhour.analysis.contents import COMMON_SECTIONS, RUN_SECTIONS
+from quarterhour.analysis.publication import publishable
 from quarterhour.analysis.runs import Run
 from quarterhour.analysis.sections import FigureMaker, Section, TableMaker
 
@@ -26,8 +29,15 @@ TABLES, FIGURES = "tables", "figures"
 CONTENTS = {PAGE, TABLES, FIGURES}
 """What a report's folder holds."""
 PNG_DPI = 150
-# Equal figures are equal files; text as outlines looks the same wherever it is opened.
-_STYLE: Any = {"svg.hashsalt": "quarterhour", "svg.fonttype": "path", "font.size": 10}
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+|^\.+")  # in a link, or a path that LaTeX reads
+# Equal figures are equal files; text as outlines looks the same wherever it is opened; a name with
+# a dollar sign is no formula.
+_STYLE: Any = {
+    "svg.hashsalt": "quarterhour",
+    "svg.fonttype": "path",
+    "text.parse_math": False,
+    "font.size": 10,
+}
 
 
 class TableView(NamedTuple):
@@ -71,6 +81,7 @@ def write_report(runs: Sequence[Run], folder: Path) -> None:
 
     Each of several runs has a part of the page, and a folder of its name for its files.
     """
+    runs = [publishable(run) for run in runs]
     with mpl.rc_context(_STYLE):
         parts = [
             Part(f"Run {run.folder.name}", remarks(run), _sections(run, RUN_SECTIONS, folder, name))
@@ -86,10 +97,11 @@ def write_report(runs: Sequence[Run], folder: Path) -> None:
 
 def _subfolders(runs: Sequence[Run]) -> dict[Run, str]:
     """The folder of each run's files, which also begins its sections' names; "" for a lone run."""
-    names = [run.folder.name for run in runs]
-    if len(set(names)) < len(names):
+    if len({run.folder.name for run in runs}) < len(runs):
         raise ValueError("two run folders have the same name: give a link to one of them")
-    return {run: name if len(runs) > 1 else "" for run, name in zip(runs, names, strict=True)}
+    names = [_UNSAFE.sub("-", run.folder.name) for run in runs]
+    safe = [f"{name}-{n}" if name in names[:n] else name for n, name in enumerate(names)]
+    return {run: name if len(runs) > 1 else "" for run, name in zip(runs, safe, strict=True)}
 
 
 def _sections(
@@ -119,10 +131,10 @@ def _table(subject: Any, title: str, maker: TableMaker[Any], path: Path) -> Tabl
     if isinstance(made, Comparison):
         cells, note = made.texts(), made.note
         numeric, title = [name for name in cells if name != "configuration"], made.heading
-        frame = made.frame().rename_axis("configuration")
+        frame = made.frame()
     else:
         cells, numeric, frame = formats.texts(made), formats.numeric_headers(made), made
-    frame.to_csv(path.with_suffix(".csv"), float_format="%.10g", index=any(frame.index.names))
+    formats.write_csv(frame, path.with_suffix(".csv"))
     path.with_suffix(".md").write_text(formats.markdown(cells, numeric), encoding="utf-8")
     path.with_suffix(".tex").write_text(formats.latex(cells, numeric, title), encoding="utf-8")
     return TableView(title=title, caption=_caption(maker), cells=cells, numeric=numeric, note=note)
@@ -149,7 +161,22 @@ def _caption(maker: Any) -> str:
 
 
 def _page(runs: Sequence[Run], parts: Sequence[Part]) -> str:
-    template = (Path(__file__).parent / "templates/report.html.j2").read_text(encoding="utf-8")
+    """The page, which may load nothing and run no script but its own."""
+    template, style, script = (
+        (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
+        for name in ("report.html.j2", "report.css", "report.js")
+    )
+    figures = [figure for part in parts for section in part.sections for figure in section.figures]
+    for inches in sorted({figure.inches for figure in figures}):
+        widths = f"min-width: {3.5 * inches}rem; max-width: {5.5 * inches}rem"
+        style += f'img[data-inches="{inches}"] {{ {widths}; }}\n'
     strict: Any = {"autoescape": True, "undefined": jinja2.StrictUndefined}
     page = jinja2.Template(template, trim_blocks=True, lstrip_blocks=True, **strict)
-    return page.render(runs=runs, parts=parts)
+    inline = {"style": style, "script": script}
+    allowed = {f"{name}_hash": _hash(text) for name, text in inline.items()}
+    return page.render(runs=runs, parts=parts, **inline, **allowed)
+
+
+def _hash(text: str) -> str:
+    """As a content policy names an inline style or script that it allows."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

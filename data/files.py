@@ -34,6 +34,9 @@ def _named(path: Path) -> Generator[None]:
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to disk and rename it there."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # There may be a dead process's file, or a link that somebody has laid to elsewhere.
+    temporary.unlink(missing_ok=True)
+    temporary.touch(exist_ok=False)
     try:
         with _named(path):
             write(temporary)

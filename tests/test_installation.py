@@ -89,7 +89,7 @@ def files(wheel: Path) -> set[str]:
 
 def test_a_wheel_holds_every_file_under_one_name(wheel: Path):
     tracked = call("git", "ls-files", *PACKAGES, folder=ROOT).split()
-    kinds = (".py", ".json", ".j2")
+    kinds = (".py", ".json", ".j2", ".css", ".js")
     expected = {f"quarterhour/{path}" for path in tracked if path.endswith(kinds)}
     expected |= {"quarterhour/__init__.py", "quarterhour/__main__.py"}
     assert {path for path in files(wheel) if ".dist-info/" not in path} == expected

@@ -1,7 +1,9 @@
 """The report: its files, its page, the command, and what a browser makes of it."""
 
+import base64
 import csv
 import errno
+import hashlib
 import io
 import json
 import os
@@ -13,10 +15,11 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
-from made_up import training_rows, write_grid, write_search
+from made_up import training_rows, write_grid, write_samples, write_search
 from matplotlib import image
 from matplotlib.figure import Figure
 from screenshots import BROWSER, DRIVER, PICTURES, browsing, opened, take
@@ -485,3 +488,88 @@ def test_a_full_disk_or_a_read_only_run_is_told_with_what_moves_the_report(
         f"quarterhour: {run}/report: No space left on device; choose a folder that can be written"
         " and has room, with --output\n"
     )
+
+
+HOSTILE = ["=cmd|' /C calc'!A0", r"$\foo$", "[/b] [red]", "a\x1b[31mb", "_hidden %#&~^{}", "+1-@"]
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of somebody else, with names and texts that mean something to other programs."""
+    runs = tmp_path_factory.mktemp("home") / "alice/runs"
+    runs.mkdir(parents=True)
+    told = {
+        "data": {"corpus": "/home/alice/my data/corpus.txt", "tokenizer": "/data/of/alice"},
+        "resources": {"cpus": 2, "cluster": {"address": "h:1", "machines": ["host-7", "host-8"]}},
+    }
+    for name in ("r [b] %#", "r [b] %%", "..one"):
+        run = write_experiment(runs / name, HOSTILE, **told)
+        for n, configuration in enumerate(HOSTILE):
+            failed = COMPLETE | {"status": "FAILED", "reason": "not in /home/alice/x, $\\bar$\x07"}
+            result = failed if n == 1 else COMPLETE
+            trial = write_trial(run, configuration, training_rows(3 + n, {}), result=result)
+            write_samples(trial, configuration)
+    loaded = [load_run(run) for run in sorted(runs.iterdir())]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("quarterhour.analysis.report.PNG_DPI", 20)
+        write_report(loaded, runs.parent / "report")
+    return runs.parent / "report"
+
+
+def test_names_mean_nothing_to_other_programs(hostile: Path):
+    for path in hostile.rglob("*.svg"):
+        ElementTree.parse(path)
+    for path in hostile.rglob("*.csv"):
+        for row in csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline="")):
+            texts = [cell for cell in row if not re.fullmatch(r"[-+]?[\d.]+(e[-+]\d+)?", cell)]
+            assert not [cell for cell in texts if cell.startswith(("=", "+", "-", "@"))], path
+    texts = [p for p in hostile.rglob("*") if p.suffix in (".html", ".md", ".tex", ".csv", ".svg")]
+    for path in texts:
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", path.read_text(encoding="utf-8")), path
+    page = Page((hostile / "report.html").read_text(encoding="utf-8"))
+    assert r"a\x1b[31mb" in page.text
+    assert r"$\foo$" in page.text
+    assert "r [b] %#" in page.text
+
+
+def test_latex_and_links_take_the_folders_of_any_name(hostile: Path):
+    inputs = re.findall(r"\\input\{(.*)\}", (hostile / "tables/tables.tex").read_text())
+    assert inputs
+    assert all(re.fullmatch(r"[A-Za-z0-9._/-]+", file) for file in inputs)
+    assert {path.name for path in (hostile / "figures").iterdir()} == {"-one", "r-b-", "r-b--2"}
+    page = Page((hostile / "report.html").read_text(encoding="utf-8"))
+    links = {link.removeprefix("#") for link in page.values("href") if link != "data:,"}
+    assert links <= set(page.values("id"))
+    assert all(re.fullmatch(r"[\w.-]+", link) for link in links)
+
+
+def test_a_report_tells_neither_users_nor_machines(hostile: Path):
+    for path in [*hostile.rglob("*.csv"), *hostile.rglob("*.html"), *hostile.rglob("*.tex")]:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"alice/|/home|host-7", text), path
+    facts = pd.read_csv(hostile / "tables/r-b-/provenance.csv", index_col="fact")["value"]
+    assert facts["run folder"] == "r [b] %#"
+    assert facts["data: corpus"] == "corpus.txt"
+    assert facts["resources"] == "cpus 2, machines 2"
+    reasons = pd.read_csv(hostile / "tables/r-b-/trials.csv")["reason"]
+    assert "not in x, $\\bar$\\x07" in set(reasons)
+
+
+def test_numbers_stay_numbers_in_csv(tmp_path: Path):
+    frame = pd.DataFrame({"=x": [-1.5, 2.0], "text": ["-1", "@b"], "both": ["+a", -3]})
+    formats.write_csv(frame, tmp_path / "a.csv")
+    assert (tmp_path / "a.csv").read_text() == "'=x,text,both\n-1.5,'-1,'+a\n2,'@b,-3\n"
+
+
+def test_the_page_allows_nothing_but_its_own_style_and_script(report: Path):
+    text = (report / "report.html").read_text(encoding="utf-8")
+    (policy,) = Page(text).values("content")[:1]
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    for tag, source in (("style", "style-src"), ("script", "script-src")):
+        (inline,) = re.findall(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()
+        assert f"{source} 'sha256-{digest}'" in policy
+    attributes = {name for _, own in Page(text).tags for name in own}
+    assert not [name for name in attributes if name == "style" or name.startswith("on")]
+    inches = {own["data-inches"] for tag, own in Page(text).tags if tag == "img"}
+    assert all(f'img[data-inches="{own}"] {{ min-width: ' in text for own in inches)

@@ -2,6 +2,9 @@ from pathlib import Path
 
 import pytest
 from eight_steps import six_of_the_quick_kind
+from made_up import write_search
+from rich.table import Table
+from rich.text import Text
 from shown import text_of
 from study_run import write_study_run
 
@@ -10,6 +13,8 @@ from quarterhour.analysis.chapters.paper.tables import TABLES
 from quarterhour.analysis.chapters.verify import verify_cells, verify_orderings
 from quarterhour.analysis.runs import load_run
 from quarterhour.analysis.terminal import cells_table, comparison_table, orderings_table
+from quarterhour.tune.cli import main
+from quarterhour.tune.commands.console import PlainConsole
 
 
 def test_the_papers_tables_show_marks_and_reasons_within_100_columns(tmp_path: Path):
@@ -40,3 +45,32 @@ def test_what_verify_finds_is_shown_uncut_in_100_columns(tmp_path: Path, precisi
     assert "not in this run" in text
     seeds = "interval: 95 % prediction interval of 3 seeds. DRIFT: within twice its width."
     assert (seeds in text) == (precision == "fp16")
+
+
+def test_names_are_shown_as_text(capsys: pytest.CaptureFixture[str]):
+    console = PlainConsole(width=60)
+    console.print("r [/b] [red]x :cat:", "a\x1b[31mb\u202e\udcff")
+    table = Table("[/b]", box=None)
+    table.add_row("[i]y")
+    console.print(table, Text("c\x9bd"))
+    shown = capsys.readouterr().out.split("\n")
+    assert shown[0] == r"r [/b] [red]x :cat: a\x1b[31mb\u202e\udcff"
+    assert [line.strip() for line in shown[1:4]] == ["[/b]", "[i]y", r"c\x9bd"]
+
+
+@pytest.mark.parametrize("name", ["r [/b]", "r [b]", "r :cat:", "r \x1b[31m"])
+def test_a_run_may_have_any_name(
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    run = write_search(tmp_path / name, 1)
+    monkeypatch.setattr("sys.argv", ["quarterhour", "status", str(run)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    shown = capsys.readouterr().out
+    assert name.replace("\x1b", r"\x1b") in shown.replace("\n", "")
+    assert "\x1b" not in shown

@@ -6,6 +6,7 @@ import sys
 import typer
 
 from quarterhour.tune.commands import analysis, doctor, search, tensorboard, train
+from quarterhour.tune.run_folder import plain
 
 app = typer.Typer(
     help="Hyperparameter search for quarter-hour pretraining runs of small language models.",
@@ -25,7 +26,7 @@ def main() -> None:
     try:
         sys.exit(app(standalone_mode=False))
     except typer.TyperException as error:
-        print(f"quarterhour: {error.format_message()}", file=sys.stderr)
+        print(f"quarterhour: {plain(error.format_message())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("quarterhour: stopped; the same command goes on from there", file=sys.stderr)

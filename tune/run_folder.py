@@ -142,6 +142,15 @@ OBJECTIVES: dict[str, Better] = {
 """What a search can look for, and which way it is better."""
 
 
+# Control characters, those that turn a line of text around, and bytes of a path that are no text.
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def plain(text: str) -> str:
+    """A text of unknown origin; characters that steer a terminal are shown, as in "\\x1b"."""
+    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 MEND = "restore it, or delete it and start the run again"
 """What to do with one of our json files that is damaged."""
 

@@ -43,7 +43,7 @@ def provenance(run: Run) -> pd.DataFrame:
     """Hardware, versions, commit, data and protocol that the figures of this run come from."""
     experiment: dict[str, Any] = run.experiment
     facts = {
-        "run folder": run.folder,
+        "run folder": run.folder.name,
         **{name: experiment.get(name) for name in ("kind", "created", "profile", "protocol")},
         "precision": _distinct(run, "precision"),
         "steps": _distinct(run, "budget.steps"),

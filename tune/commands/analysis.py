@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from quarterhour.tune.commands import options
+from quarterhour.tune.commands.console import PlainConsole
+from quarterhour.tune.run_folder import plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +60,7 @@ def _print_verdicts(
     from quarterhour.analysis.chapters.verify import Verdict
     from quarterhour.analysis.terminal import cells_table, orderings_table
 
-    wide = Console(width=max(TABLE_WIDTH, Console().width))
+    wide = PlainConsole(width=max(TABLE_WIDTH, PlainConsole().width))
     wide.print(cells_table(cells), orderings_table(orderings))
     for name, numbers in number_of.items():
         summary = ", ".join(f"{n} {verdict}" for verdict, n in numbers.items() if n)
@@ -97,7 +98,7 @@ def report(
     with options.bad_input(written_by="--output"):
         _check_replaceable(target)
         write_folder(target, lambda folder: write_report(runs, folder))
-    print(f"report in {target / PAGE}")
+    print(f"report in {plain(str(target / PAGE))}")
 
 
 def _check_replaceable(folder: Path) -> None:

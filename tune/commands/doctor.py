@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import typer
-from rich.console import Console
 
 from quarterhour.tune.commands import options
+from quarterhour.tune.commands.console import PlainConsole
 
 app = typer.Typer()
 VERDICTS = {None: "", True: "ok", False: "FAILED"}
@@ -16,7 +16,7 @@ def doctor(runs: options.Runs = Path("runs")) -> None:
     """Test this machine in about a minute; exit code 1 if it fails in numbers, speed or memory."""
     from quarterhour.tune.self_test import run_checks
 
-    console = Console()
+    console = PlainConsole()
     failed = 0
     for check in run_checks(runs):
         failed += check.passed is False

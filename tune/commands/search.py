@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from quarterhour.tune.commands import options
+from quarterhour.tune.commands.console import PlainConsole
 from quarterhour.tune.run_folder import (
     ELAPSED,
     OBJECTIVES,
@@ -106,7 +106,7 @@ def search(
         experiment, planned = build_search(request)
         first_points = planned.first_points(from_ or [])
         taken = {source: len(planned.points_of(source)) for source in from_ or []}
-    console = Console()
+    console = PlainConsole()
     console.print(_headline(experiment, planned, taken))
     for configuration, config in planned.reference.items():
         if reason := planned.why_outside(config):
@@ -159,7 +159,7 @@ def _fresh_trials(search: "Search") -> "list[TrialSpec]":
     return search.fresh_trials([spec for spec in search.trials() if spec.name in names])
 
 
-def _train(console: Console, experiment: "Experiment", fresh: "Sequence[TrialSpec]") -> None:
+def _train(console: PlainConsole, experiment: "Experiment", fresh: "Sequence[TrialSpec]") -> None:
     """Train those of the trials with fresh seeds that have not finished."""
     from quarterhour.tune.cluster.grid import run_trials
     from quarterhour.tune.ledger import open_trials
@@ -184,7 +184,7 @@ def _results(folder: Path) -> "SearchResults":
     return replace(results, searched=results.searched.replace(stopped))
 
 
-def _print_results(console: Console, folder: Path, results: "SearchResults") -> None:
+def _print_results(console: PlainConsole, folder: Path, results: "SearchResults") -> None:
     from quarterhour.analysis.terminal import best_table, seed_table, spent_text, states_table
 
     tables = [states_table(results), best_table(results), seed_table(results)]
@@ -213,7 +213,7 @@ def enqueue(
     with options.bad_input():
         values = dict(parse_assignment(text) for text in settings)
         add_point(folder, read_search(folder, space).new_config(values))
-    Console().print(
+    PlainConsole().print(
         f"{folder} trains it next after interrupted trials, its first points and those that wait;"
         " if it is not running, start it again"
     )
@@ -222,7 +222,7 @@ def enqueue(
 @app.command()
 def status(folder: RunFolder) -> None:
     """Show how far a search is, also while it runs: states, best trials, cost, rate."""
-    console = Console()
+    console = PlainConsole()
     with options.bad_input(written_by=None):
         results = _results(folder)
         rate, process = _rate(folder, results), owner(folder)
@@ -271,5 +271,5 @@ def dashboard(
             for spec in planned.trials():
                 study.take_up(spec)
             storage = study.storage
-        Console().print(f"http://127.0.0.1:{port}/ shows {folder}; Ctrl-C ends it")
+        PlainConsole().print(f"http://127.0.0.1:{port}/ shows {folder}; Ctrl-C ends it")
         serve(Dashboard(folder, storage), port)

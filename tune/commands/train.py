@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from quarterhour.tune.commands import options
+from quarterhour.tune.commands.console import PlainConsole
 from quarterhour.tune.run_folder import TABLES, read_samples
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def grid(
             resources=options.planned_resources(cpus_per_trial, gpus_per_trial, address, runs),
         )  # fmt: skip
         experiment = build_experiment(request)
-    console = Console()
+    console = PlainConsole()
     with options.opened(experiment):
         with options.bad_input():
             todo = open_trials(experiment.trials(), runs)
@@ -107,7 +107,7 @@ def run(
             resources=options.planned_resources(cpus_per_trial, gpus_per_trial, None, runs),
         )  # fmt: skip
         experiment = build_experiment(request)
-    console = Console()
+    console = PlainConsole()
     with options.opened(experiment):
         with options.bad_input():
             todo = open_trials(experiment.trials(), runs)
@@ -125,7 +125,7 @@ def _settings(max_steps: int | None, precision: str | None) -> dict[str, Any]:
     return {path: value for path, value in settings.items() if value is not None}
 
 
-def _train_here(console: Console, experiment: "Experiment", spec: "TrialSpec") -> None:
+def _train_here(console: PlainConsole, experiment: "Experiment", spec: "TrialSpec") -> None:
     """Train one trial in this process."""
     import torch
 
@@ -145,7 +145,7 @@ def _train_here(console: Console, experiment: "Experiment", spec: "TrialSpec") -
             shown += new
 
 
-def _print_result(console: Console, spec: "TrialSpec") -> None:
+def _print_result(console: PlainConsole, spec: "TrialSpec") -> None:
     """The trial's last measures and one of its samples."""
     result = spec.ending()
     if result and not result.reason:
@@ -176,18 +176,18 @@ def _headline(experiment: "Experiment", n_todo: int) -> str:
     )
 
 
-def _print_comparisons(console: Console, run: "Run", comparisons: "list[Comparison]") -> None:
+def _print_comparisons(console: PlainConsole, run: "Run", comparisons: "list[Comparison]") -> None:
     from quarterhour.analysis.chapters.paper.published import differences
     from quarterhour.analysis.terminal import comparison_table
 
-    wide = Console(width=max(TABLE_WIDTH, console.width))
+    wide = PlainConsole(width=max(TABLE_WIDTH, console.width))
     for comparison in comparisons:
         wide.print(comparison_table(comparison))
     reasons = "; ".join(differences(run).values()) or "none"
     wide.print(f"Differences from the study: {reasons}.", highlight=False)
 
 
-def _end(console: Console, experiment: "Experiment") -> None:
+def _end(console: PlainConsole, experiment: "Experiment") -> None:
     """Say how the trials ended: exit code 1 if one failed, 130 if some were stopped."""
     results = {spec.label: spec.ending() for spec in experiment.trials()}
     failed = {label: result for label, result in results.items() if result and result.reason}

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from quarterhour.analysis import formats
 from quarterhour.analysis.chapters.paper import published
 from quarterhour.analysis.chapters.paper.tables import TABLES
 from quarterhour.analysis.measures import mean_over_seeds, summarise
@@ -96,7 +97,7 @@ class Comparison:
 
     def frame(self) -> pd.DataFrame:
         """What the csv holds: each column `x` of ours, followed by the paper's `x_published`."""
-        frame = pd.DataFrame({"seeds": self.seeds})
+        frame = pd.DataFrame({"seeds": self.seeds}).rename_axis("configuration")
         for column in self.ours:
             frame[column] = self.ours[column]
             if column in self.published:
@@ -189,7 +190,7 @@ def write_csv(comparisons: list[Comparison], folder: Path) -> list[Path]:
     files = {folder / f"table{table.number}_{table.name}.csv": table for table in comparisons}
     for file, table in files.items():
         file.unlink(missing_ok=True)  # which may be a link that somebody has put there
-        table.frame().to_csv(file, index_label="configuration", float_format="%.10g")
+        formats.write_csv(table.frame(), file)
     return list(files)
 
 

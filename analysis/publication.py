@@ -1,0 +1,42 @@
+"""A run as anybody may read it: a report can be published as it is."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from quarterhour.analysis.runs import Run
+from quarterhour.tune.run_folder import plain
+
+_FOLDERS = re.compile(r"(?<![\w.~/:-])(?:/[^/\s'\"]+)+/(?=[^/\s])")
+_SENTENCE = re.compile(r"[:;,]\s")
+
+
+def publishable(run: Run) -> Run:
+    """The run without absolute paths, names of machines, and characters that steer a terminal.
+
+    The last name of an absolute path stays. Where the run's files are does not change.
+    """
+    experiment = _told(run.experiment)
+    resources = experiment.get("resources") or {}
+    if cluster := resources.pop("cluster", None):
+        resources["machines"] = len(cluster["machines"])
+    trials = run.trials.map(_told).assign(folder=run.trials["folder"])
+    names = {name: run.rows[name].map(_told) for name in ("configuration",) if name in run.rows}
+    return replace(run, experiment=experiment, trials=trials, rows=run.rows.assign(**names))
+
+
+def _told(value: Any) -> Any:
+    """A value of a run's files as a report tells it."""
+    if isinstance(value, dict):
+        return {_told(name): _told(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_told(part) for part in value]
+    if type(value) is not str:  # a Status tells nothing
+        return value
+    text = plain(value)
+    if text.startswith("/") and not _SENTENCE.search(text):
+        return Path(text).name
+    for known in (Path.home(), Path.cwd()):
+        text = text.replace(f"{known}/", "")
+    return _FOLDERS.sub("", text)

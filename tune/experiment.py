@@ -285,7 +285,10 @@ def _with_vocabulary(
 
 
 def git_commit() -> str | None:
-    """Commit of this source tree, with `+changes` where files differ from it; None outside git."""
+    """Commit of this source tree, with `+changes` where files differ from it; None outside git.
+
+    A repository around an installed copy, which it does not hold, is none of ours.
+    """
 
     def git(*arguments: str) -> str | None:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
@@ -295,6 +298,8 @@ def git_commit() -> str | None:
             return None
         return done.stdout.strip()
 
+    if git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return None
     commit = git("rev-parse", "HEAD")
     return f"{commit}+changes" if commit and git("status", "--porcelain") else commit
 

@@ -332,6 +332,21 @@ def test_a_search_says_how_many_results_it_takes_from_where(
     assert "results taken" not in quarterhour(*command.split())[1]
 
 
+def test_a_search_whose_trials_all_failed_exits_with_1(
+    quarterhour: Quarterhour, monkeypatch: pytest.MonkeyPatch
+):
+    def all_die(state: SearchState, *_: object) -> None:
+        for spec in iter(state.begin, None):
+            spec.write_failure()
+            state.end(spec)
+
+    monkeypatch.setattr("quarterhour.tune.cluster.searcher.run_search", all_die)
+    command = "search --name dead --budget steps:12 --corpus tiny.jsonl --trials 2"
+    code, output, _ = quarterhour(*command.split())
+    assert code == 1, output
+    assert "FAILED 2" in output
+
+
 def test_an_enqueued_point_waits_with_the_searchs_budget(quarterhour: Quarterhour, folder: Path):
     command = "enqueue runs/search optim.learning_rate=2e-3 data.seq_len=64 optim.schedule=linear"
     code, output, errors = quarterhour(*command.split())

@@ -129,6 +129,9 @@ def search(
         again = shlex.join(["quarterhour", *sys.argv[1:]])
         console.print(f"stopped; to go on: {again}", markup=False, soft_wrap=True)
         raise typer.Exit(1 if state.stopped_because else 130)
+    endings = [spec.ending() for spec in planned.trials()]
+    if all(ending and ending.status is Status.FAILED for ending in endings):
+        raise typer.Exit(1)
 
 
 def _headline(experiment: "Experiment", search: "Search", taken: Mapping[Path, int]) -> str:

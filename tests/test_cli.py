@@ -1,18 +1,22 @@
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from made_up import write_grid
 from test_runs import COMPLETE, write_experiment, write_trial
-from tiny import write_corpus
+from tiny import exact_rows, write_corpus
 
 import quarterhour.data.corpora
 from quarterhour.tune.cli import main
 from quarterhour.tune.run_folder import read_rows
+from quarterhour.tune.training.trainer import Trainer
 
 Quarterhour = Callable[..., tuple[int, str, str]]
 
@@ -151,6 +155,33 @@ def test_a_diverged_trial_is_told_with_its_reason_and_exit_code_1(
     code, output, _ = quarterhour(*command.split())
     assert code == 1
     assert "FAILED baseline/seed0: train_loss is nan after" in " ".join(output.split())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_within_a_window_saves_its_state(
+    number: int, quarterhour: Quarterhour, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_corpus(tmp_path / "tiny.jsonl")
+    command = ["run", "small_model", "--max-steps", "12", "--corpus", "tiny.jsonl"]
+    assert quarterhour(*command, "--name", "one", "--runs", "other")[0] == 0
+    train_step = Trainer.train_step
+
+    def stopped_step(trainer: Trainer, *args: Any, **kwargs: Any) -> Any:
+        if trainer.step == 5:
+            signal.raise_signal(number)
+        return train_step(trainer, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "train_step", stopped_step)
+    code, _, errors = quarterhour(*command, "--name", "stopped")
+    assert (code, errors) == (
+        130, "quarterhour: stopped; the same command goes on from there\n",
+    )  # fmt: skip
+    folder = tmp_path / "runs/stopped/small_model/seed0"
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    assert 5 < state["trainer"]["step"] == read_rows(folder)[-1]["step"] < 12
+    monkeypatch.setattr(Trainer, "train_step", train_step)
+    assert quarterhour(*command, "--name", "stopped")[0] == 0
+    assert exact_rows(folder) == exact_rows(tmp_path / "other/one/small_model/seed0")
 
 
 def test_verify_says_when_nothing_is_comparable(quarterhour: Quarterhour, tmp_path: Path):

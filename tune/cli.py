@@ -1,14 +1,31 @@
 """The command line's entry point: all commands, and one line for bad input."""
 
 import io
+import signal
 import sys
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from quarterhour.tune.commands import analysis, doctor, search, tensorboard, train
 from quarterhour.tune.run_folder import plain
 
+
+class Commands(TyperGroup):
+    """All commands. Ctrl-C ends one with a line, for which typer has none."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stopped:
+            print("quarterhour: stopped; the same command goes on from there", file=sys.stderr)
+            raise typer.Exit(130) from stopped
+
+
 app = typer.Typer(
+    cls=Commands,
     help="Hyperparameter search for quarter-hour pretraining runs of small language models.",
     no_args_is_help=True,
     add_completion=False,
@@ -19,7 +36,8 @@ for group in (train, tensorboard, doctor, search, analysis):
 
 
 def main() -> None:
-    """Entry point: one line and exit code 2 for bad input."""
+    """Entry point: one line and exit code 2 for bad input. SIGTERM is as Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # not every terminal can show every character
@@ -28,6 +46,3 @@ def main() -> None:
     except typer.TyperException as error:
         print(f"quarterhour: {plain(error.format_message())}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("quarterhour: stopped; the same command goes on from there", file=sys.stderr)
-        sys.exit(130)

@@ -1,6 +1,8 @@
 """The commands that train the six reference configurations: grid, run."""
 
 import os
+import signal
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,7 +10,7 @@ import typer
 
 from quarterhour.tune.commands import options
 from quarterhour.tune.commands.console import PlainConsole
-from quarterhour.tune.run_folder import TABLES, read_samples
+from quarterhour.tune.run_folder import TABLES, Row, read_samples
 
 if TYPE_CHECKING:
     from quarterhour.analysis.chapters.paper.comparison import Comparison
@@ -139,10 +141,35 @@ def _train_here(console: PlainConsole, experiment: "Experiment", spec: "TrialSpe
     trial = Trial(spec, experiment.tokens, torch.device(resources.device))
     shown: list[str] = []
     with TrialsProgress(console, [spec], 0) as progress:
-        for row in trial.rows():
+        for row in _until_stopped(trial.rows()):
             new = [text for text in trial.warnings if text not in shown]
             progress.update(spec, row | {"warnings": new})
             shown += new
+
+
+def _until_stopped(rows: Generator[Row]) -> Generator[Row]:
+    """A trial's rows until Ctrl-C or SIGTERM. It then stops at its next row, to go on from there.
+
+    Raises KeyboardInterrupt, at a second Ctrl-C at once.
+    """
+    asked: list[int] = []
+
+    def ask(number: int, _: object) -> None:
+        asked.append(number)
+        signal.signal(number, signal.default_int_handler)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for row in rows:
+            yield row
+            if asked:
+                rows.close()
+                raise KeyboardInterrupt
+            for number in before:  # not before the first row: nothing is lost until then
+                signal.signal(number, ask)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _print_result(console: PlainConsole, spec: "TrialSpec") -> None:

@@ -140,6 +140,23 @@ def test_failed_trials_have_a_reason_and_stop_no_other(tokens: TokenData, tmp_pa
 
 
 @pytest.mark.slow
+def test_trials_whose_processes_cannot_start_have_the_reason(
+    tokens: TokenData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if any(part.endswith('default_worker.py') for part in sys.orig_argv):\n"
+        "    sys.modules['quarterhour.tune.training.trial'] = None\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    specs = [tiny_spec(tmp_path, tokens, seed=seed) for seed in range(3)]
+    run(specs, tokens, TWO_AT_ONCE)
+    for spec in specs:
+        assert spec.result().status is Status.FAILED  # pyright: ignore
+        assert "import of quarterhour.tune.training.trial halted" in spec.result().reason  # pyright: ignore
+
+
+@pytest.mark.slow
 def test_four_trials_share_a_logical_gpu_by_quarters(tokens: TokenData, tmp_path: Path):
     specs = [tiny_spec(tmp_path, tokens, seed=seed, budget__steps=200) for seed in range(5)]
     assert QUARTERS_OF_A_GPU.concurrency == 4

@@ -5,12 +5,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from ray.air.execution._internal import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.tune.execution import tune_controller
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from searches import TWO_AT_ONCE, Driver, append_row, complete, planned_rows, statuses, tiny_search
+from tiny import tiny_config
 
+from quarterhour.tune.cluster.fit import MAX_FAILURES, FailureCallback, NoTrialStartsError
 from quarterhour.tune.cluster.searcher import PruningScheduler, StateSearcher
-from quarterhour.tune.cluster.trainable import from_param_space
+from quarterhour.tune.cluster.trainable import from_param_space, to_param_space
 from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.run_folder import Status
 
@@ -77,6 +82,75 @@ def test_tune_stops_a_trial_whose_row_is_in_the_worse_half(
     told = scheduler.on_trial_result(None, SimpleNamespace(trial_id="a", config=config), row)
     assert told == decision
     assert statuses(driver.search)[6] == ("PRUNED" if loss == 9.0 else "RUNNING")
+
+
+def test_where_no_trial_can_start_all_fail_with_the_reason(tmp_path: Path):
+    driver = Driver(tiny_search(tmp_path), trials=3, resources=TWO_AT_ONCE)
+    searcher = StateSearcher(driver.state)
+    begin(searcher, "a")
+    begin(searcher, "b")
+    searcher.fail_all("ImportError: no module")
+    assert driver.state.ended
+    results = [spec.result() for spec in driver.search.trials()]
+    reasons = [(result.status, result.reason) for result in results if result]
+    assert reasons == [(Status.FAILED, "ImportError: no module")] * 3
+
+
+def failed_attempt(folder: Path, error: Exception, failures: int = 1) -> SimpleNamespace:
+    """A trial as Tune has it after an error."""
+    spec = tiny_search(folder).trial(0, tiny_config(), "baseline")
+    (folder / "error").write_bytes(pickle.dumps(error))
+    return SimpleNamespace(
+        config={"trial": to_param_space(spec)},
+        pickled_error_file=str(folder / "error"),
+        run_metadata=SimpleNamespace(num_failures=failures),
+    )
+
+
+def test_a_trial_whose_process_died_waits_longer_each_time(tmp_path: Path):
+    callback, trial = FailureCallback(), failed_attempt(tmp_path, RayActorError())
+    callback.on_trial_start(0, [], trial)
+    waits: list[float] = []
+    for failures in (1, 2):
+        trial.run_metadata.num_failures = failures
+        callback.on_trial_recover(0, [], trial)
+        waits.append(trial.config["pause"])
+    assert 0 < waits[0] < waits[1]
+    callback.on_trial_error(0, [], trial)
+    result = from_param_space(trial.config["trial"]).result()
+    assert result
+    assert result.reason == "its process died, perhaps for want of memory"
+
+
+def test_an_error_of_a_process_before_its_trial_is_that_of_all(tmp_path: Path):
+    cannot_import = RayActorError(error_msg="Traceback\nImportError: x", actor_init_failed=True)
+    trial = failed_attempt(tmp_path, cannot_import)
+    with pytest.raises(NoTrialStartsError, match=r"^ImportError: x$"):
+        FailureCallback().on_trial_recover(0, [], trial)
+    callback = FailureCallback()
+    callback.on_trial_start(0, [], trial)
+    callback.on_trial_recover(0, [], trial)
+    assert "pause" not in trial.config
+    died = failed_attempt(tmp_path, RayActorError())
+    callback = FailureCallback()
+    for _ in range(MAX_FAILURES):
+        callback.on_trial_recover(0, [], died)
+    with pytest.raises(NoTrialStartsError, match="its process died before it began"):
+        callback.on_trial_recover(0, [], died)
+
+
+def test_what_rays_memory_monitor_kills_is_to_tune_a_process_that_died(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    seen: list[Exception] = []
+    handle = "_actor_task_failed"
+    monkeypatch.setattr(RayActorManager, handle, lambda _, __, error: seen.append(error))
+    manager = tune_controller.RayActorManager.__new__(tune_controller.RayActorManager)
+    for error in (OutOfMemoryError("95 %"), other := RayActorError()):
+        getattr(manager, handle)(None, error)
+    assert isinstance(seen[0], RayActorError)
+    assert "95 %" in str(seen[0])
+    assert seen[1] is other
 
 
 def test_tune_can_pickle_what_it_is_given(tmp_path: Path):

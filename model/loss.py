@@ -141,21 +141,31 @@ def token_metrics(
     bins_3K = torch.zeros(3, CALIBRATION_BINS, device=h_ND.device)
     bins_K = torch.arange(CALIBRATION_BINS, device=h_ND.device)
     for logits_RV, target_R in _logits(h_ND, e_VD, targets_N):
-        p_RV = logits_RV.softmax(1)
-        confidence_R = p_RV.amax(1)
-        logsumexp_R = logits_RV.amax(1) - confidence_R.log()
-        hits_R5 = logits_RV.topk(min(5, len(e_VD)), 1).indices == target_R.unsqueeze(1)
-        measures_5R = [
-            logsumexp_R - logits_RV.gather(1, target_R.unsqueeze(1)).squeeze(1),
-            hits_R5[:, 0],
-            hits_R5.any(1),
-            confidence_R,
-            # Not a matrix product, which autocast rounds; in place, since a GPU's block is large.
-            logsumexp_R - p_RV.mul_(logits_RV).sum(1),
-        ]
-        sums += torch.stack([measure_R.sum() for measure_R in measures_5R])
-        bin_R = (confidence_R * CALIBRATION_BINS).long().clamp_(0, CALIBRATION_BINS - 1)
-        counted_3R = torch.stack([torch.ones_like(confidence_R), confidence_R, hits_R5[:, 0]])
-        bins_3K += (counted_3R.unsqueeze(2) * (bin_R.unsqueeze(1) == bins_K)).sum(1)
+        block_sums, counted_3K = _block_metrics(logits_RV, target_R, bins_K)
+        sums += block_sums
+        bins_3K += counted_3K
     names = ("loss", "accuracy", "top5_accuracy", "confidence", "entropy")
     return dict(zip(names, (sums / len(h_ND)).unbind(), strict=True)), bins_3K
+
+
+def _block_metrics(logits_RV: Tensor, target_R: Tensor, bins_K: Tensor) -> tuple[Tensor, Tensor]:
+    """A block's sums of the five measures [5], and its bins [3, K].
+
+    Its probabilities are freed before those of the next block are made.
+    """
+    p_RV = logits_RV.softmax(1)
+    confidence_R = p_RV.amax(1)
+    logsumexp_R = logits_RV.amax(1) - confidence_R.log()
+    hits_R5 = logits_RV.topk(min(5, logits_RV.shape[1]), 1).indices == target_R.unsqueeze(1)
+    measures_5R = [
+        logsumexp_R - logits_RV.gather(1, target_R.unsqueeze(1)).squeeze(1),
+        hits_R5[:, 0],
+        hits_R5.any(1),
+        confidence_R,
+        # Not a matrix product, which autocast rounds; in place, since a GPU's block is large.
+        logsumexp_R - p_RV.mul_(logits_RV).sum(1),
+    ]
+    bin_R = (confidence_R * CALIBRATION_BINS).long().clamp_(0, CALIBRATION_BINS - 1)
+    counted_3R = torch.stack([torch.ones_like(confidence_R), confidence_R, hits_R5[:, 0]])
+    counted_3K = (counted_3R.unsqueeze(2) * (bin_R.unsqueeze(1) == bins_K)).sum(1)
+    return torch.stack([measure_R.sum() for measure_R in measures_5R]), counted_3K

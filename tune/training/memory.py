@@ -19,10 +19,11 @@ LIBRARIES_BYTES = 16_200_000
 SCATTERED = {"activations": 0.49, "gradients": 0.27}
 # A training token where batches are gathered: int32.
 TOKEN_BYTES = 4
-# Of reserved memory for allocated memory on a GPU: measured, with expandable segments, up to 1.03.
-RESERVED = 1.03
-# Workspaces of cuBLAS: for the first step, which is not replayed, and for the recorded one, in the
-# threads of forward and backward pass each, and for evaluations.
+# Reserved for allocated memory on a GPU, and what the first step's stream keeps in holes between
+# the optimizer's moments: measured on an H200 with segments that grow.
+RESERVED, HOLES_BYTES = 1.03, 160_000_000
+# Workspaces of cuBLAS, for each stream and thread: evaluations, forward and backward pass of the
+# first step and of the recorded one. The last is not there yet when memory is at its peak.
 WORKSPACES = 5
 Capability = tuple[int, int]
 
@@ -35,7 +36,7 @@ def peak_bytes(config: TrialConfig, device: str, capability: Capability = (0, 0)
     terms = live_bytes(config, device, capability)
     live = sum(terms.values())
     if device == "cuda":
-        return live + WORKSPACES * _cublas_workspace(capability)
+        return live + (WORKSPACES - 1) * _cublas_workspace(capability)
     scattered = round(sum(share * terms.get(name, 0) for name, share in SCATTERED.items()))
     if config.model.positions == "rope" and "activations" in terms:
         scattered += _tokens(config) * config.model.n_layers * _turned(config)
@@ -47,8 +48,8 @@ def reserved_bytes(config: TrialConfig, capability: Capability) -> float:
 
     A recorded step keeps its memory, so an evaluation's comes on top of it.
     """
-    evaluation = sum(_in_evaluation(config).values())
-    return RESERVED * (peak_bytes(config, "cuda", capability) + evaluation)
+    evaluation = sum(_in_evaluation(config).values()) + _cublas_workspace(capability)
+    return RESERVED * (peak_bytes(config, "cuda", capability) + evaluation) + HOLES_BYTES
 
 
 def live_bytes(config: TrialConfig, device: str, capability: Capability = (0, 0)) -> dict[str, int]:

@@ -27,7 +27,8 @@ def _named(path: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or str(path)
+        if error.errno:
+            error.filename = error.filename or str(path)
         raise
 
 

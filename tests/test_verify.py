@@ -253,7 +253,8 @@ def test_whatever_changes_a_measurement_makes_it_not_comparable(
 def test_a_cell_says_which_seeds_are_not_in_it(tmp_path: Path):
     run = write_study_run(tmp_path / "run", seeds=2)
     diverged = {"status": "FAILED", "reason": "loss is NaN", "diverged": True}
-    (run / "baseline/seed1/result.json").write_text(json.dumps(diverged))
+    file = run / "baseline/seed1/result.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | diverged))
     cells = verify_cells(load_run(run)).set_index(["table", "configuration", "column"])
     cell = cells.loc[("performance", "baseline", "train_loss")]
     assert (cell["status"], cell["n"]) == ("REPRODUCED", 1)

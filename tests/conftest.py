@@ -12,8 +12,12 @@ from quarterhour.search_spaces.profiles import QUICK
 # The same examples every time, on a machine of any speed, and none kept from run to run.
 settings.register_profile("tests", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("tests")
-# Two processes test side by side: more threads would wait for each other.
-torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Two processes test side by side; and other threads than a trial's give other last bits."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)

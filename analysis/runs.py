@@ -8,12 +8,14 @@ from typing import Any
 import pandas as pd
 
 from quarterhour.tune.run_folder import (
+    CONFIG,
     EXPERIMENT,
     MEND,
     TRIAL,
     DamagedError,
     Row,
     Status,
+    check_names,
     provenance,
     read_config,
     read_ending,
@@ -66,7 +68,7 @@ def load_run(folder: Path) -> Run:
     row_of: list[tuple[str, int]] = []
     for trial_folder in trial_folders(folder):
         try:
-            trial, trial_rows = _read_trial(trial_folder)
+            trial, trial_rows = _read_trial(trial_folder, experiment)
         except DamagedError as error:
             tell(str(error))
             trial, trial_rows = _damaged(trial_folder, experiment, error.reason), []
@@ -120,14 +122,21 @@ def _read_experiment(folder: Path) -> dict[str, Any]:
             f"{folder} is not a run folder, for it has no {EXPERIMENT}: give one that"
             " `quarterhour grid` or `quarterhour run` has written, such as runs/grid"
         )
-    for name in ("configurations", "seeds", "protocol", "data"):
-        if experiment.get(name) is None:
-            raise DamagedError(folder / EXPERIMENT, f" cannot be read ({name} is missing)", MEND)
+    data = ("data.corpus", "data.tokenizer", "data.train_documents")
+    check_names(folder, experiment, "configurations", "seeds", "protocol", *data)
+    if experiment.get("search"):
+        check_names(folder, experiment, "search.objectives", "resolved.baseline", "profile")
     return experiment
 
 
-def _read_trial(folder: Path) -> tuple[dict[str, Any], list[Row]]:
+def _read_trial(folder: Path, experiment: dict[str, Any]) -> tuple[dict[str, Any], list[Row]]:
     config = read_config(folder)
+    known = dotted(next(iter((experiment.get("resolved") or {}).values()), {}))
+    for name, value in dotted(config["config"]).items():
+        as_text = isinstance(value, str), isinstance(known.get(name, value), str)
+        if isinstance(value, dict | list) or len(set(as_text)) > 1:
+            fault = f" holds no configuration ({name} is {str(value)[:40]!r})"
+            raise DamagedError(folder / CONFIG, fault, MEND)
     result = read_ending(folder) or {"status": Status.RUNNING}
     waiting = _waiting(config["name"], config["seed"])
     rows = read_rows(folder)

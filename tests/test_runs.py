@@ -189,6 +189,8 @@ def test_what_is_no_run_folder(tmp_path: Path):
 
 
 DEEP = b"[" * 100_000
+NO_CONFIGURATION = {"key": "k", "name": "baseline", "seed": 0, "data_fingerprint": "f"}
+NO_CONFIGURATION |= {"config": {"budget": {"steps": "9"}}}
 DAMAGED = [
     ("config.json", b'{"status": "COMP', "Unterminated string"),
     ("result.json", b'{"status": "COMP', "Unterminated string"),
@@ -202,6 +204,7 @@ DAMAGED = [
     ("config.json", DEEP, "maximum recursion depth"),
     ("result.json", DEEP, "maximum recursion depth"),
     ("config.json", b'{"name": "\xff"}', "codec can't decode"),
+    ("config.json", json.dumps(NO_CONFIGURATION).encode(), "steps holds a str"),
     ("metrics.jsonl", DEEP + b"\n", "line 1 is no row"),
     ("metrics.jsonl", b'{"step": "1"}\n', "line 1 is no row"),
     ("metrics.jsonl", b'{"step": 1, "train_loss": "$x$"}\n', "line 1 is no row"),
@@ -262,4 +265,16 @@ def test_a_copy_of_a_trial_in_the_run_folder_is_named(tmp_path: Path):
     with pytest.raises(
         ValueError, match=r"backup/a/seed0 and .*run/a/seed0 are the same trial: move"
     ):
+        load_run(run)
+
+
+@pytest.mark.parametrize("name", ["configurations", "seeds", "protocol", "data"])
+@pytest.mark.parametrize("value", [None, 3])
+def test_an_experiment_that_lacks_a_name_or_has_another_kind_is_named(
+    tmp_path: Path, name: str, value: object
+):
+    run = write_experiment(tmp_path / "run", ["a"])
+    file = run / "experiment.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {name: value}))
+    with pytest.raises(ValueError, match=rf"experiment\.json cannot be read \({name}"):
         load_run(run)

@@ -35,6 +35,7 @@ from quarterhour.tune.run_folder import (
     PROVENANCE,
     owner,
     read_experiment,
+    value_at,
 )
 
 PACKAGES = (
@@ -191,7 +192,7 @@ class Experiment:
         if not old:
             return new
         for what in ("data.fingerprint", "numerics_version", "search", "resolved"):
-            difference = _first_difference(_get(old, what), _get(new, what), what)
+            difference = _first_difference(value_at(old, what), value_at(new, what), what)
             if difference:
                 raise ValueError(
                     f"{self.folder} was made with {difference}: pass --name for another folder"
@@ -302,12 +303,6 @@ def git_commit() -> str | None:
         return None
     commit = git("rev-parse", "HEAD")
     return f"{commit}+changes" if commit and git("status", "--porcelain") else commit
-
-
-def _get(values: Any, path: str) -> Any:
-    for name in path.split("."):
-        values = values.get(name) if isinstance(values, dict) else None
-    return values
 
 
 def _first_difference(old: Any, new: Any, path: str) -> str | None:

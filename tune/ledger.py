@@ -215,7 +215,7 @@ def config_in(path: Path, values: Mapping[str, Any]) -> TrialConfig:
     """The configuration whose values are in a file; raises DamagedError where they are none."""
     try:
         return TrialConfig.from_dict(values)
-    except (ValueError, TypeError, KeyError, ArithmeticError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DamagedError(path, f" holds no configuration ({error})", MEND) from error
 
 

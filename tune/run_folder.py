@@ -221,7 +221,11 @@ def _open_itself(path: str, flags: int) -> int:
 
 
 # What a file must hold: a mapping has these names at least, a list has any number of one kind, and
-# a tuple stands for one of several kinds. What may be None may be missing.
+# a tuple stands for one of several kinds. ANY is every name. What may be None may be missing.
+ANY = "*"
+_POINT_KIND = {
+    "budget": {"steps": int, "report_every": int, "eval_every": int, "max_steps": (int, NoneType)}
+}
 _CONFIG_KIND = {
     "key": str,
     "name": str,
@@ -229,7 +233,7 @@ _CONFIG_KIND = {
     "data_fingerprint": str,
     "origin": (str, NoneType),
     "provenance": ([dict], NoneType),
-    "config": dict,
+    "config": _POINT_KIND,
 }
 _RESULT_KIND = {
     "status": str,
@@ -244,12 +248,17 @@ _EXPERIMENT_KIND = {
     "format": (int, NoneType),
     BEFORE: (dict, NoneType),
     "created": (str, NoneType),
+    "protocol": (str, NoneType),
+    "profile": (str, NoneType),
     "configurations": ([str], NoneType),
     "seeds": ([int], NoneType),
     "data": (dict, NoneType),
     "domains": (dict, NoneType),
-    "resolved": (dict, NoneType),
-    "search": ({"objectives": dict, "seed": int}, NoneType),
+    "resolved": ({ANY: _POINT_KIND}, NoneType),
+    "search": (
+        {"objectives": dict, "seed": int, "space": str, "budget": str, "scheduler": str},
+        NoneType,
+    ),
 }
 _FIGURES = {int, float, bool, NoneType}
 _SAMPLES_KIND = [{"step": int, "prompt": str, "continuation": str}]
@@ -278,7 +287,8 @@ def _misfit(value: Any, kind: Any, name: str = "it") -> str | None:
         return f"{name} {found}, where a {wanted.__name__} must be"
     parts: list[Any] = []
     if isinstance(kind, dict):
-        parts = [(value.get(part), kind[part], part) for part in kind]
+        names = dict.fromkeys(value, kind[ANY]) if ANY in kind else kind
+        parts = [(value.get(name), part, name) for name, part in names.items()]
     elif isinstance(kind, list):
         parts = [(part, kind[0], f"{name} {number}") for number, part in enumerate(value)]
     return next((misfit for part in parts if (misfit := _misfit(*part))), None)
@@ -302,6 +312,20 @@ def read_experiment(folder: Path) -> dict[str, Any]:
     return experiment
 
 
+def check_names(folder: Path, experiment: Any, *names: str) -> None:
+    """Raises DamagedError where a run's experiment.json lacks one of these dotted names."""
+    for name in names:
+        if value_at(experiment, name) in (None, {}):
+            raise DamagedError(folder / EXPERIMENT, f" cannot be read ({name} is missing)", MEND)
+
+
+def value_at(values: Any, path: str) -> Any:
+    """What JSON objects hold at a dotted path; None where one has no such name."""
+    for name in path.split("."):
+        values = values.get(name) if isinstance(values, dict) else None
+    return values
+
+
 def read_config(trial: Path) -> dict[str, Any]:
     """What a trial's `config.json` holds. Raises FileNotFoundError or DamagedError."""
     return read_json(trial / CONFIG, _CONFIG_KIND)
@@ -313,7 +337,7 @@ def read_ending(trial: Path) -> dict[str, Any] | None:
     with suppress(FileNotFoundError):
         result = read_json(trial / RESULT, _RESULT_KIND)
         if result["status"] in [status for status in Status if status.ended]:
-            return {name: result[name] for name in _RESULT_KIND}
+            return {name: result.get(name) for name in _RESULT_KIND}
         fault = f" cannot be read (its status is {result['status'][:40]!r})"
         raise DamagedError(trial / RESULT, fault, MEND)
     return None

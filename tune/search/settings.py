@@ -19,15 +19,19 @@ from quarterhour.search_spaces.point import TrialConfig
 from quarterhour.search_spaces.profiles import PROFILES
 from quarterhour.search_spaces.space_file import Space, absolute, content_hash, is_remembered
 from quarterhour.tune.experiment import Experiment, ExperimentRequest, build_experiment
-from quarterhour.tune.ledger import TrialSpec, read_spec
+from quarterhour.tune.ledger import TrialSpec, config_in, read_spec
 from quarterhour.tune.places import Resources
 from quarterhour.tune.run_folder import (
     COLUMNS,
     CONFIG,
     ELAPSED,
+    EXPERIMENT,
     FRESH_SEEDS,
     HELDOUT_BITS_PER_BYTE,
+    MEND,
     OBJECTIVES,
+    DamagedError,
+    check_names,
     damage_told,
     elapsed_seconds,
     is_trial_name,
@@ -321,10 +325,14 @@ def read_search(folder: Path, space: str | None = None) -> Search:
     description = read_experiment(folder)
     if not description.get("search"):
         raise ValueError(f"{folder} is no search: give a folder of `quarterhour search`")
+    check_names(folder, description, "resolved.baseline", "data.fingerprint", "profile")
     settings = description["search"]
     if problem := _why_not_run(settings, space):
         raise ValueError(f"{folder}: its space {Path(settings['space']).name} {problem}")
-    six = {name: TrialConfig.from_dict(c) for name, c in description["resolved"].items()}
+    file = folder / EXPERIMENT
+    six = {name: config_in(file, values) for name, values in description["resolved"].items()}
+    if description["profile"] not in PROFILES:
+        raise DamagedError(file, f" cannot be read (profile is {description['profile']})", MEND)
     return Search(
         folder=folder,
         data_fingerprint=description["data"]["fingerprint"],
@@ -347,7 +355,7 @@ def _why_not_run(settings: Mapping[str, Any], named: str | None) -> str | None:
     found = content_hash(space)
     if file and not found:
         return f"is not found, for there is no file {file}: name it with --space FILE.py:NAME"
-    if (found, own_function) != (settings["space_hash"], function):
+    if (found, own_function) != (settings.get("space_hash"), function):
         return f"has changed since, or is not {space}: restore the file, or name it with --space"
     if file and not named and not is_remembered(space):
         return f"is code that no search of yours has run: read {file}, then give --space {space}"

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import jinja2
 import matplotlib as mpl
 import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 
 from quarterhour.analysis import formats
 from quarterhour.analysis.chapters.paper.comparison import Comparison
@@ -145,10 +147,13 @@ def _figure(subject: Any, title: str, maker: FigureMaker[Any], path: Path) -> Fi
     source, inches = None, 0.0
     if made := maker(subject):
         inches = made.get_figwidth()
+        layout: Any = made.get_layout_engine()
+        layout.execute(made)  # once for both files: it takes longer than drawing
+        made.set_layout_engine("none")
         svg = io.BytesIO()
-        made.savefig(svg, format="svg", metadata={"Date": None})
-        made.set_layout_engine("none")  # which keeps the layout: it takes longer than drawing
-        made.savefig(path.with_suffix(".png"), dpi=PNG_DPI)
+        FigureCanvasSVG(made).print_svg(svg, metadata={"Date": None})
+        made.dpi = PNG_DPI
+        FigureCanvasAgg(made).print_png(path.with_suffix(".png"))
         path.with_suffix(".svg").write_bytes(svg.getvalue())
         source = f"data:image/svg+xml;base64,{base64.b64encode(svg.getvalue()).decode()}"
     return FigureView(title, _caption(maker), source, inches)

@@ -41,24 +41,29 @@ def _cells() -> pd.DataFrame:
     exact = judge_cells(published.summary(), {}, {}, within=0)
     wrong = exact.loc[exact["status"] != Verdict.REPRODUCED].rename(columns={"ours": "follows"})
     where = {name: f"table {n}: {title}" for n, (name, (title, _)) in enumerate(TABLES.items(), 1)}
-    means = mean_over_seeds(published.summary())
+    means, rounded = mean_over_seeds(published.summary()), _means_of_printed_figures()
     recorded = [make(means) for _, make in TABLES.values()]
+    places = set(zip(wrong["table"], wrong["column"], strict=True))
+    mistaken = {place: _mistaken_for(*place, recorded) for place in places}
     rows: list[dict[Any, Any]] = []
     for cell in wrong.to_dict("records"):
-        kind, found = _explain(cell, recorded)
+        kind, found = _explain(cell, mistaken[cell["table"], cell["column"]], rounded)
         rows.append(cell | {"where": where[cell["table"]], "kind": kind, "found": found})
     columns = ["where", "configuration", "column", "published", "follows", "kind", "found"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _explain(cell: dict[Any, Any], recorded: list[pd.DataFrame]) -> tuple[str, str]:
+def _explain(
+    cell: dict[Any, Any], mistaken_for: str | None, rounded: list[pd.DataFrame]
+) -> tuple[str, str]:
     """The kind of contradiction of one cell, and the computation that shows it."""
+    make, place = TABLES[cell["table"]][1], (cell["configuration"], cell["column"])
     printed, follows = cell["published"], cell["follows"]
     if isinstance(printed, str):
         return "not measured", f"'{printed}' is no figure, and no {cell['column']} was recorded"
-    if mistaken_for := _mistaken_for(cell, recorded):
+    if mistaken_for:
         return "another measure", f"the whole column equals {mistaken_for}"
-    if any(_prints_alike(x, printed, cell["column"]) for x in _from_printed_figures(cell)):
+    if any(_prints_alike(make(means).at[place], printed, place[1]) for means in rounded):
         return "from rounded figures", "computed from figures that were rounded before"
     ratio = printed / follows
     power = round(math.log10(ratio))
@@ -68,10 +73,9 @@ def _explain(cell: dict[Any, Any], recorded: list[pd.DataFrame]) -> tuple[str, s
     return "wrong", f"off by {off:+.2g}; neither recorded nor rounded figures give it"
 
 
-def _mistaken_for(cell: dict[Any, Any], recorded: list[pd.DataFrame]) -> str | None:
+def _mistaken_for(table: str, column: str, recorded: list[pd.DataFrame]) -> str | None:
     """Another column of the tables that equals all of this published column, as recorded."""
-    column = cell["column"]
-    printed = published.tables()[cell["table"]][column].to_dict()
+    printed = published.tables()[table][column].to_dict()
     for number, ours in enumerate(recorded, start=1):
         for other in ours.columns.drop(column, errors="ignore"):
             figures = ours[other].reindex(list(printed)).to_dict()
@@ -80,17 +84,13 @@ def _mistaken_for(cell: dict[Any, Any], recorded: list[pd.DataFrame]) -> str | N
     return None
 
 
-def _from_printed_figures(cell: dict[Any, Any]) -> list[Any]:
-    """The cell as the tables' definitions give it from figures that are rounded as printed."""
+def _means_of_printed_figures() -> list[pd.DataFrame]:
+    """What the tables are made from, with the recorded figures rounded as they are printed."""
     summary: Any = published.summary()
     measures = {name: column for name, column in TABLE_COLUMNS.items() if not column.setting}
     decimals = {name: int(column.decimals.strip(",.f")) for name, column in measures.items()}
-    make, place = TABLES[cell["table"]][1], (cell["configuration"], cell["column"])
     printed_millions = {"total_tokens": -4}
-    return [
-        make(mean_over_seeds(summary.round(decimals | more))).at[place]
-        for more in ({}, printed_millions)
-    ]
+    return [mean_over_seeds(summary.round(decimals | more)) for more in ({}, printed_millions)]
 
 
 def _prints_alike(ours: Any, printed: Any, column: str) -> bool:

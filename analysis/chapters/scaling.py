@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy  # imports scipy.optimize where there is something to fit
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from scipy.optimize import curve_fit
 
 from quarterhour.analysis import plots
 from quarterhour.analysis.chapters.paper.published import SIX
@@ -124,7 +124,9 @@ def _parameters(x: np.ndarray, loss: np.ndarray, start: Any) -> np.ndarray | Non
     """Least squares with E and A at least 0; None where it converges to no falling law."""
     bounds = ([0, 0, SLOWEST], [np.inf, np.inf, FASTEST])
     try:
-        found = curve_fit(law, x, loss, p0=start, bounds=bounds, max_nfev=MAX_EVALUATIONS)[0]
+        found = scipy.optimize.curve_fit(
+            law, x, loss, p0=start, bounds=bounds, max_nfev=MAX_EVALUATIONS
+        )[0]
     except RuntimeError:
         return None
     return found if SLOWEST * 1.01 < found[2] < FASTEST * 0.99 else None

@@ -51,7 +51,7 @@ VALIDATION_PANELS = (
 
 def over_seeds(run: Run, column: str) -> pd.DataFrame:
     """Means of a column of the rows by configuration and step, where all seeds have it."""
-    rows = run.rows.merge(_counted(run), on=TRIAL).dropna(subset=[column])
+    rows = run.rows[[*TRIAL, "step", column]].dropna().merge(_counted(run), on=TRIAL)
     means = mean_intervals(rows.groupby(["configuration", "step"])[column])
     seeds = means.groupby("configuration")["n"].transform("max")
     return means.loc[means["n"] == seeds]
@@ -161,7 +161,8 @@ def _draw_panel(axes: Axes, run: Run, recorded: pd.DataFrame, panel: Panel) -> N
 def _draw_curve(axes: Axes, means: pd.DataFrame, colour: str, name: str) -> None:
     marker, label = "o" if len(means) < 30 else "", f"{name} (n = {means['n'].max()})"
     axes.plot(means["mean"], color=colour, label=label, marker=marker, markersize=3)
-    axes.fill_between(means.index, means["low"], means["high"], color=colour, alpha=0.2)
+    if means["low"].notna().to_numpy().any():
+        axes.fill_between(means.index, means["low"], means["high"], color=colour, alpha=0.2)
 
 
 def _bars(run: Run, labels: dict[str, str]) -> Figure | None:

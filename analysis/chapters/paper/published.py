@@ -5,7 +5,7 @@ as its notebook recorded them (vukrosic/do-small-llm-research, MIT, one Tesla T4
 """
 
 import json
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,7 @@ def has_studied(run: Run) -> bool:
     return not set(SIX).isdisjoint(run.trials["configuration"])
 
 
+@lru_cache(maxsize=64)  # every table and figure asks for it
 def differences(run: Run, *configurations: str) -> dict[str, str]:
     """Why these configurations (all, if none is named) are not comparable with the published ones.
 

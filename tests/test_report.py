@@ -573,3 +573,18 @@ def test_the_page_allows_nothing_but_its_own_style_and_script(report: Path):
     assert not [name for name in attributes if name == "style" or name.startswith("on")]
     inches = {own["data-inches"] for tag, own in Page(text).tags if tag == "img"}
     assert all(f'img[data-inches="{own}"] {{ min-width: ' in text for own in inches)
+
+
+@pytest.mark.parametrize("file", ["config.json", "result.json"])
+@pytest.mark.parametrize("write", [write_grid, lambda folder: write_search(folder, 7)])
+def test_a_report_on_damaged_trials_tells_that_they_are(file: str, write: Any, tmp_path: Path):
+    folder = write(tmp_path / "run")
+    for path in folder.rglob(file):
+        path.write_text("{")
+    run = load_run(folder)
+    assert set(run.trials["status"]) == {"FAILED"}
+    for section, subject in applying(run):
+        for _, make in [*section.tables.values(), *section.figures.values()]:
+            make(subject)
+    told = " ".join(remarks(run))
+    assert run.is_search or f"baseline: seed 0 FAILED: {file} cannot be read" in told

@@ -172,12 +172,14 @@ def _unfinished_note(trial: dict[Hashable, Any]) -> str:
     """What kept the trial from its last step, or "" if it got there and its loss is a number."""
     if trial["status"] == Status.WAITING:
         return f"seed {trial['seed']} WAITING"
-    done, steps = trial["steps_done"], trial["budget.steps"]
+    done, steps = trial["steps_done"], trial.get("budget.steps", float("nan"))
     if trial["status"] == Status.COMPLETE and done == steps and not trial["diverged"]:
         return ""
     state = trial["status"] + " and diverged" * trial["diverged"]
     reason = f": {trial['reason']}" if isinstance(trial["reason"], str) else ""
-    return f"seed {trial['seed']} {state} at step {done:,} of {steps:,.0f}{reason}"
+    # A damaged trial does not tell its settings.
+    where = f" at step {done:,} of {steps:,.0f}" if steps > 0 else ""
+    return f"seed {trial['seed']} {state}{where}{reason}"
 
 
 def write_csv(comparisons: list[Comparison], folder: Path) -> list[Path]:

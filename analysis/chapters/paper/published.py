@@ -107,8 +107,8 @@ def differences(run: Run, *configurations: str) -> dict[str, str]:
     settings = _settings()
     asked = [name for name in configurations or settings if name in settings]
     reasons = _run_differences(run.experiment)
-    begun = run.trials["status"] != Status.WAITING
-    for trial in run.trials.loc[begun & run.trials["configuration"].isin(asked)].to_dict("records"):
+    told = run.trials.reindex(columns=["budget.steps"]).notna().any(axis="columns")
+    for trial in run.trials.loc[told & run.trials["configuration"].isin(asked)].to_dict("records"):
         study = _study_config(settings[trial["configuration"]], run.experiment["protocol"])
         for kind, reason in _trial_differences(trial, study).items():
             reasons.setdefault(kind, reason)

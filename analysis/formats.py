@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from quarterhour.tune.run_folder import plain
+from quarterhour.tune.foreign import plain
 
 MISSING = "–"
 SIGNIFICANT_DIGITS = 4

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from quarterhour.analysis.runs import Run
-from quarterhour.tune.run_folder import plain
+from quarterhour.tune.foreign import plain
 
 _FOLDERS = re.compile(r"(?<![\w.~/:-])(?:/[^/\s'\"]+)+/(?=[^/\s])")
 _SENTENCE = re.compile(r"[:;,]\s")

@@ -7,21 +7,15 @@ from typing import Any
 
 import pandas as pd
 
-from quarterhour.tune.run_folder import (
-    CONFIG,
-    EXPERIMENT,
-    MEND,
-    TRIAL,
-    DamagedError,
-    Row,
-    Status,
+from quarterhour.tune.foreign import MEND, DamagedError, tell
+from quarterhour.tune.run_folder import CONFIG, EXPERIMENT, TRIAL, Row, Status
+from quarterhour.tune.run_reader import (
     check_names,
     provenance,
     read_config,
     read_ending,
     read_experiment,
     read_rows,
-    tell,
     trial_folders,
 )
 
@@ -33,7 +27,7 @@ class Run:
     `trials` has one row for each configuration and seed, in the experiment's order: `status` (a
     `Status`; WAITING trials are listed in experiment.json and have not begun), `reason`,
     `diverged`, `parameters`, `key`, `adopted_from`, `steps_done` (optimizer updates in its last
-    row), `origin` (in a search: who asked for it), `provenance` (as `run_folder.provenance` has
+    row), `origin` (in a search: who asked for it), `provenance` (as `run_reader.provenance` has
     it), `folder` (None while WAITING) and its configuration under dotted names
     ("optim.learning_rate"). In a search a trial's number stands as `configuration`.
     `rows` has every row of every metrics.jsonl, with its `configuration` and `seed`; it has no

@@ -12,7 +12,7 @@ from quarterhour.search_spaces.budget import BudgetTooSmallError, SearchBudget
 from quarterhour.search_spaces.open_ended import open_ended
 from quarterhour.search_spaces.profiles import PROFILES, QUICK
 from quarterhour.tune.ledger import read_spec
-from quarterhour.tune.run_folder import read_rows
+from quarterhour.tune.run_reader import read_rows
 
 
 @pytest.fixture(scope="module")

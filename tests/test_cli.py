@@ -15,7 +15,7 @@ from tiny import exact_rows, write_corpus
 
 import quarterhour.data.corpora
 from quarterhour.tune.cli import main
-from quarterhour.tune.run_folder import read_rows
+from quarterhour.tune.run_reader import read_rows
 from quarterhour.tune.training.trainer import Trainer
 
 Quarterhour = Callable[..., tuple[int, str, str]]

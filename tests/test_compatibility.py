@@ -11,7 +11,8 @@ from quarterhour.analysis.runs import load_run
 from quarterhour.search_spaces.reference import SIX
 from quarterhour.tune.cli import main
 from quarterhour.tune.ledger import read_result, read_spec
-from quarterhour.tune.run_folder import EXPERIMENT, METRICS, RESULT, read_rows, trial_folders
+from quarterhour.tune.run_folder import EXPERIMENT, METRICS, RESULT
+from quarterhour.tune.run_reader import read_rows, trial_folders
 
 OLD = Path(__file__).parent / "data/run_of_version_0.1"
 # The README there has the commands.

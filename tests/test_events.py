@@ -18,7 +18,8 @@ from tiny import exact_rows, tiny_config, tiny_spec, tiny_tokens, train
 
 from quarterhour.data.tokens import TokenData
 from quarterhour.tune.ledger import TrialSpec
-from quarterhour.tune.run_folder import Row, Status, read_rows
+from quarterhour.tune.run_folder import Row, Status
+from quarterhour.tune.run_reader import read_rows
 from quarterhour.tune.training.events import STATUS_NUMBERS, STATUS_TAG, TAGS, record_ending, tag_of
 from quarterhour.tune.training.recorder import Recorder
 

@@ -12,7 +12,7 @@ from quarterhour.analysis.chapters import run as run_chapter
 from quarterhour.analysis.chapters.memorisation import memorisation
 from quarterhour.analysis.runs import load_run
 from quarterhour.tune.cli import main
-from quarterhour.tune.run_folder import read_rows
+from quarterhour.tune.run_reader import read_rows
 
 SMALL = {
     "data.batch_size": 2, "data.seq_len": 16, "model.d_model": 12, "model.d_ff": 12,

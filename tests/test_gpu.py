@@ -12,7 +12,8 @@ from torch import Tensor
 
 from quarterhour.data.batches import Batches
 from quarterhour.data.tokens import TokenData
-from quarterhour.tune.run_folder import Row, Status, read_rows
+from quarterhour.tune.run_folder import Row, Status
+from quarterhour.tune.run_reader import read_rows
 from quarterhour.tune.training.evaluation import (
     continue_prompts,
     heldout_metrics,

@@ -20,7 +20,8 @@ from quarterhour.tune.cluster.grid import run_trials
 from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.places import Resources
 from quarterhour.tune.progress import TrialsProgress
-from quarterhour.tune.run_folder import Status, read_rows
+from quarterhour.tune.run_folder import Status
+from quarterhour.tune.run_reader import read_rows
 from quarterhour.tune.training.memory import ACCURACY, peak_bytes
 
 TWO_AT_ONCE = Resources(device="cpu", cpus=2, gpus=0, cpus_per_trial=1, gpus_per_trial=0)

@@ -21,15 +21,8 @@ from quarterhour.tune.ledger import (
     read_result,
     read_spec,
 )
-from quarterhour.tune.run_folder import (
-    CHECKPOINT,
-    CONFIG,
-    METRICS,
-    RESULT,
-    Status,
-    provenance,
-    read_rows,
-)
+from quarterhour.tune.run_folder import CHECKPOINT, CONFIG, METRICS, RESULT, Status
+from quarterhour.tune.run_reader import provenance, read_rows
 
 ROW = {"step": 20, "heldout_loss": 2.5}
 

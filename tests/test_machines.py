@@ -21,7 +21,8 @@ from quarterhour.tune.cluster.machines import SHARED, check_alike, find_cluster
 from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.places import Cluster, plan_resources
 from quarterhour.tune.progress import TrialsProgress
-from quarterhour.tune.run_folder import Status, read_rows
+from quarterhour.tune.run_folder import Status
+from quarterhour.tune.run_reader import read_rows
 
 BIN = Path(sys.executable).parent
 FACTS = {"CPUs": 8.0, "GPUs": 1.0, "graphics cards": ["T4"], "torch": "2.13.0", SHARED: True}

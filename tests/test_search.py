@@ -19,7 +19,7 @@ from quarterhour.analysis.runs import load_run
 from quarterhour.model.optim import Schedule
 from quarterhour.search_spaces.reference import SIX
 from quarterhour.tune.experiment import ExperimentRequest
-from quarterhour.tune.run_folder import read_rows
+from quarterhour.tune.run_reader import read_rows
 from quarterhour.tune.search.settings import SearchRequest, build_search
 
 SEARCH = ("search", "--corpus", "tiny.jsonl")

@@ -27,7 +27,8 @@ from searches import (
 
 from quarterhour.search_spaces.profiles import QUICK
 from quarterhour.search_spaces.reference import SIX
-from quarterhour.tune.run_folder import CONFIG, METRICS, QUEUE, RESULT, STUDY, Status, read_rows
+from quarterhour.tune.run_folder import CONFIG, METRICS, QUEUE, RESULT, STUDY, Status
+from quarterhour.tune.run_reader import read_rows
 from quarterhour.tune.search.queue import add_point, waiting_points
 from quarterhour.tune.search.settings import Search
 from quarterhour.tune.search.study import STATES

@@ -24,7 +24,8 @@ from tiny import tiny_config, write_corpus
 
 from quarterhour.search_spaces.reference import SIX
 from quarterhour.tune.ledger import TrialSpec
-from quarterhour.tune.run_folder import Status, read_rows
+from quarterhour.tune.run_folder import Status
+from quarterhour.tune.run_reader import read_rows
 from quarterhour.tune.tensorboard_server import _logdir, serve
 from quarterhour.tune.training.recorder import Recorder
 

@@ -20,7 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from quarterhour.data.batches import Batches
 from quarterhour.data.tokens import TokenData
 from quarterhour.model.sampling import PROMPTS
-from quarterhour.tune.run_folder import Status, read_rows
+from quarterhour.tune.run_folder import Status
+from quarterhour.tune.run_reader import read_rows
 from quarterhour.tune.training.trainer import Trainer
 from quarterhour.tune.training.trial import Trial, train_batches
 

@@ -14,7 +14,8 @@ from quarterhour.model.decoder import DecoderConfig
 from quarterhour.model.optim import OptimConfig
 from quarterhour.search_spaces.point import BudgetConfig, TrialConfig
 from quarterhour.tune.ledger import TrialSpec
-from quarterhour.tune.run_folder import COLUMNS, Row, read_rows
+from quarterhour.tune.run_folder import COLUMNS, Row
+from quarterhour.tune.run_reader import read_rows
 from quarterhour.tune.training.trial import Trial
 
 CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from quarterhour.tune.commands import analysis, doctor, search, tensorboard, train
-from quarterhour.tune.run_folder import plain
+from quarterhour.tune.foreign import plain
 
 
 class Commands(TyperGroup):

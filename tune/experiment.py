@@ -23,20 +23,12 @@ from quarterhour.data.tokens import TokenData, prepare_tokens
 from quarterhour.search_spaces.point import NUMERICS_VERSION, TrialConfig
 from quarterhour.search_spaces.profiles import PROFILES, Profile
 from quarterhour.search_spaces.reference import reference_configurations
+from quarterhour.tune.foreign import value_at
 from quarterhour.tune.ledger import TrialSpec, claims_folder
 from quarterhour.tune.machine import best_precision, describe_hardware
 from quarterhour.tune.places import Resources
-from quarterhour.tune.run_folder import (
-    BEFORE,
-    EXPERIMENT,
-    FORMAT_VERSION,
-    LOCK,
-    OWNER,
-    PROVENANCE,
-    owner,
-    read_experiment,
-    value_at,
-)
+from quarterhour.tune.run_folder import BEFORE, EXPERIMENT, FORMAT_VERSION, LOCK, OWNER, PROVENANCE
+from quarterhour.tune.run_reader import owner, read_experiment
 
 PACKAGES = (
     "quarterhour",

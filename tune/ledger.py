@@ -23,27 +23,25 @@ from filelock import FileLock
 
 from quarterhour.data.files import write_folder, write_text
 from quarterhour.search_spaces.point import TrialConfig
+from quarterhour.tune.foreign import MEND, DamagedError, damage_told, is_plain_file, read_file
 from quarterhour.tune.run_folder import (
     CHECKPOINT,
     CLAIMS,
     CONFIG,
     ERROR,
     EVENTS,
-    MEND,
     METRICS,
     RESULT,
     SAMPLES,
     TRIALS_ON_DEVICE,
-    DamagedError,
     Row,
     Status,
-    damage_told,
+)
+from quarterhour.tune.run_reader import (
     ended_folders,
-    is_plain_file,
     provenance,
     read_config,
     read_ending,
-    read_file,
     read_rows,
     run_of,
 )

@@ -7,7 +7,7 @@ import pandas as pd
 from quarterhour.analysis.chapters.search.results import search_results
 from quarterhour.analysis.runs import Run
 from quarterhour.analysis.sections import Section
-from quarterhour.tune.run_folder import read_samples
+from quarterhour.tune.run_reader import read_samples
 
 SHOWN = 6
 

@@ -28,7 +28,7 @@ from quarterhour.tune.experiment import Experiment
 from quarterhour.tune.ledger import TrialSpec, open_trials
 from quarterhour.tune.places import Resources
 from quarterhour.tune.progress import SearchProgress
-from quarterhour.tune.run_folder import read_rows
+from quarterhour.tune.run_reader import read_rows
 from quarterhour.tune.search.settings import Search, SearchRequest, build_search
 from quarterhour.tune.training.trial import Trial
 

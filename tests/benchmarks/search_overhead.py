@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from quarterhour.tune.run_folder import read_rows
+from quarterhour.tune.run_reader import read_rows
 
 
 @dataclass(frozen=True)

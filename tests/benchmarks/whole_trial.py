@@ -37,7 +37,8 @@ from quarterhour.tune.ledger import open_trials
 from quarterhour.tune.machine import best_precision
 from quarterhour.tune.places import plan_resources
 from quarterhour.tune.progress import TrialsProgress
-from quarterhour.tune.run_folder import CONFIG, RESULT, read_rows
+from quarterhour.tune.run_folder import CONFIG, RESULT
+from quarterhour.tune.run_reader import read_rows
 
 DOCUMENTS = 550  # of 2,000 steps: 500 to train on and 50 held out
 LEAST_DOCUMENTS = 11  # of which one is held out

@@ -17,7 +17,8 @@ from quarterhour.search_spaces.point import TrialConfig
 from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.machine import cap_gpu_memory, keep_freed_memory, reached_gpu_cap
 from quarterhour.tune.places import Resources
-from quarterhour.tune.run_folder import CONFIG, ERROR, Status, read_rows
+from quarterhour.tune.run_folder import CONFIG, ERROR, Status
+from quarterhour.tune.run_reader import read_rows
 from quarterhour.tune.training.trial import Trial
 
 # A round trip to Tune keeps the trial from training for as long as a short window takes.

@@ -9,7 +9,7 @@ import typer
 
 from quarterhour.tune.commands import options
 from quarterhour.tune.commands.console import PlainConsole
-from quarterhour.tune.run_folder import plain
+from quarterhour.tune.foreign import plain
 
 if TYPE_CHECKING:
     import pandas as pd

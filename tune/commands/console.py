@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from quarterhour.tune.run_folder import plain
+from quarterhour.tune.foreign import plain
 
 
 class PlainConsole(Console):

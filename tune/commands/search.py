@@ -11,15 +11,8 @@ import typer
 
 from quarterhour.tune.commands import options
 from quarterhour.tune.commands.console import PlainConsole
-from quarterhour.tune.run_folder import (
-    ELAPSED,
-    OBJECTIVES,
-    STUDY,
-    Status,
-    elapsed_seconds,
-    owner,
-    read_experiment,
-)
+from quarterhour.tune.run_folder import ELAPSED, OBJECTIVES, STUDY, Status
+from quarterhour.tune.run_reader import elapsed_seconds, owner, read_experiment
 
 if TYPE_CHECKING:
     from quarterhour.analysis.chapters.search.results import SearchResults

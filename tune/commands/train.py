@@ -10,7 +10,8 @@ import typer
 
 from quarterhour.tune.commands import options
 from quarterhour.tune.commands.console import PlainConsole
-from quarterhour.tune.run_folder import TABLES, Row, read_samples
+from quarterhour.tune.run_folder import TABLES, Row
+from quarterhour.tune.run_reader import read_samples
 
 if TYPE_CHECKING:
     from quarterhour.analysis.chapters.paper.comparison import Comparison

@@ -11,7 +11,8 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 
 from quarterhour.data.files import write_file
-from quarterhour.tune.run_folder import STUDY, is_plain_file
+from quarterhour.tune.foreign import is_plain_file
+from quarterhour.tune.run_folder import STUDY
 
 Logs = list[dict[str, Any]]
 

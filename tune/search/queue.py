@@ -9,8 +9,9 @@ from pathlib import Path
 
 from quarterhour.data.files import write_text
 from quarterhour.search_spaces.point import TrialConfig
+from quarterhour.tune.foreign import damage_told, read_json
 from quarterhour.tune.ledger import config_in
-from quarterhour.tune.run_folder import QUEUE, damage_told, read_json
+from quarterhour.tune.run_folder import QUEUE
 
 
 def add_point(folder: Path, config: TrialConfig) -> None:

@@ -19,6 +19,7 @@ from quarterhour.search_spaces.point import TrialConfig
 from quarterhour.search_spaces.profiles import PROFILES
 from quarterhour.search_spaces.space_file import Space, absolute, content_hash, is_remembered
 from quarterhour.tune.experiment import Experiment, ExperimentRequest, build_experiment
+from quarterhour.tune.foreign import MEND, DamagedError, damage_told
 from quarterhour.tune.ledger import TrialSpec, config_in, read_spec
 from quarterhour.tune.places import Resources
 from quarterhour.tune.run_folder import (
@@ -28,11 +29,10 @@ from quarterhour.tune.run_folder import (
     EXPERIMENT,
     FRESH_SEEDS,
     HELDOUT_BITS_PER_BYTE,
-    MEND,
     OBJECTIVES,
-    DamagedError,
+)
+from quarterhour.tune.run_reader import (
     check_names,
-    damage_told,
     elapsed_seconds,
     is_trial_name,
     read_experiment,

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 import optuna
 
 from quarterhour.tune.experiment import BYTES_PER_PARAMETER
+from quarterhour.tune.foreign import damage_told
 from quarterhour.tune.ledger import Result, TrialSpec, adopted, finished_folders
 from quarterhour.tune.places import Resources
 from quarterhour.tune.progress import SearchProgress
-from quarterhour.tune.run_folder import Status, damage_told, read_rows
+from quarterhour.tune.run_folder import Status
+from quarterhour.tune.run_reader import read_rows
 from quarterhour.tune.search.limits import Limits, Obstacles
 from quarterhour.tune.search.objectives import objectives_text
 from quarterhour.tune.search.proposals import SAMPLER, Proposals

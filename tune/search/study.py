@@ -13,7 +13,8 @@ from optuna.trial import TrialState
 from quarterhour.search_spaces.open_ended import SpacePoint, locate
 from quarterhour.search_spaces.point import TrialConfig
 from quarterhour.tune.ledger import Result, TrialSpec
-from quarterhour.tune.run_folder import OBJECTIVES, STUDY, Status, read_rows
+from quarterhour.tune.run_folder import OBJECTIVES, STUDY, Status
+from quarterhour.tune.run_reader import read_rows
 from quarterhour.tune.search.journal import Journal
 from quarterhour.tune.search.objectives import objective_values
 from quarterhour.tune.search.settings import Search

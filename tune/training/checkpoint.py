@@ -8,7 +8,9 @@ from typing import Any
 import torch
 
 from quarterhour.data.files import write_file
-from quarterhour.tune.run_folder import CHECKPOINT, PREVIOUS_CHECKPOINT, is_plain_file, read_rows
+from quarterhour.tune.foreign import is_plain_file
+from quarterhour.tune.run_folder import CHECKPOINT, PREVIOUS_CHECKPOINT
+from quarterhour.tune.run_reader import read_rows
 from quarterhour.tune.training.recorder import Recorder
 from quarterhour.tune.training.trainer import Trainer
 

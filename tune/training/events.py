@@ -16,6 +16,7 @@ from torch.utils.tensorboard import FileWriter
 from torch.utils.tensorboard.summary import custom_scalars, text
 
 from quarterhour.search_spaces.point import TrialConfig
+from quarterhour.tune.foreign import is_plain_file
 from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.run_folder import (
     EVAL_LOSS,
@@ -28,11 +29,8 @@ from quarterhour.tune.run_folder import (
     TRAIN_LOSS,
     Row,
     Status,
-    is_plain_file,
-    read_experiment,
-    read_rows,
-    run_of,
 )
+from quarterhour.tune.run_reader import read_experiment, read_rows, run_of
 
 TAGS = {
     TRAIN_LOSS: "loss/train",

@@ -6,15 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from quarterhour.data.files import write_text
 from quarterhour.tune.ledger import TrialSpec
-from quarterhour.tune.run_folder import (
-    HELDOUT_LOSS,
-    METRICS,
-    SAMPLES,
-    Row,
-    Status,
-    read_rows,
-    read_samples,
-)
+from quarterhour.tune.run_folder import HELDOUT_LOSS, METRICS, SAMPLES, Row, Status
+from quarterhour.tune.run_reader import read_rows, read_samples
 from quarterhour.tune.training.events import TrialEvents
 
 

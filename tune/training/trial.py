@@ -22,9 +22,8 @@ from quarterhour.tune.run_folder import (
     TRIALS_ON_DEVICE,
     Row,
     Status,
-    provenance,
-    read_rows,
 )
+from quarterhour.tune.run_reader import provenance, read_rows
 from quarterhour.tune.training.checkpoint import Checkpoints
 from quarterhour.tune.training.evaluation import (
     Sample,

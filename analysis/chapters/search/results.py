@@ -9,7 +9,8 @@ import pandas as pd
 
 from quarterhour.analysis.runs import Run, dotted
 from quarterhour.analysis.statistics import CONFIDENCE, unjudged, welch
-from quarterhour.tune.run_folder import CONFIG, TRIAL, Status, read_json
+from quarterhour.tune.foreign import read_json
+from quarterhour.tune.run_folder import CONFIG, TRIAL, Status
 
 SPENT = ("step", "tokens", "flops", "seconds")
 

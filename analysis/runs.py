@@ -11,6 +11,7 @@ from quarterhour.tune.foreign import MEND, DamagedError, tell
 from quarterhour.tune.run_folder import CONFIG, EXPERIMENT, TRIAL, Row, Status
 from quarterhour.tune.run_reader import (
     check_names,
+    owner,
     provenance,
     read_config,
     read_ending,
@@ -60,9 +61,10 @@ def load_run(folder: Path) -> Run:
     }
     rows: list[Row] = []
     row_of: list[tuple[str, int]] = []
+    unended = Status.RUNNING if owner(folder) else Status.STOPPED
     for trial_folder in trial_folders(folder):
         try:
-            trial, trial_rows = _read_trial(trial_folder, experiment)
+            trial, trial_rows = _read_trial(trial_folder, experiment, unended)
         except DamagedError as error:
             tell(str(error))
             trial, trial_rows = _damaged(trial_folder, experiment, error.reason), []
@@ -123,7 +125,9 @@ def _read_experiment(folder: Path) -> dict[str, Any]:
     return experiment
 
 
-def _read_trial(folder: Path, experiment: dict[str, Any]) -> tuple[dict[str, Any], list[Row]]:
+def _read_trial(
+    folder: Path, experiment: dict[str, Any], unended: Status
+) -> tuple[dict[str, Any], list[Row]]:
     config = read_config(folder)
     known = dotted(next(iter((experiment.get("resolved") or {}).values()), {}))
     for name, value in dotted(config["config"]).items():
@@ -131,7 +135,7 @@ def _read_trial(folder: Path, experiment: dict[str, Any]) -> tuple[dict[str, Any
         if isinstance(value, dict | list) or len(set(as_text)) > 1:
             fault = f" holds no configuration ({name} is {str(value)[:40]!r})"
             raise DamagedError(folder / CONFIG, fault, MEND)
-    result = read_ending(folder) or {"status": Status.RUNNING}
+    result = read_ending(folder) or {"status": unended}
     waiting = _waiting(config["name"], config["seed"])
     rows = read_rows(folder)
     trial = (

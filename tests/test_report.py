@@ -221,9 +221,9 @@ def test_the_page_shows_what_a_run_wrote_as_text(report: Path):
 
 def test_what_a_reader_has_to_know_first(tmp_path: Path):
     assert remarks(load_run(unfinished(tmp_path / "run"))) == [
-        "Trials: 1 RUNNING, 1 WAITING.",
+        "Trials: 1 STOPPED, 1 WAITING.",
         "The run is not finished: figures that are not there are missing or –.",
-        "baseline: seed 0 RUNNING at step 561 of 2,000.",
+        "baseline: seed 0 STOPPED at step 561 of 2,000.",
         "high_lr: seed 0 WAITING.",
         "One seed: a difference between configurations may be seed noise alone.",
     ]
@@ -277,7 +277,7 @@ def test_the_command_replaces_an_earlier_report(
     } == quarterhour.analysis.report.CONTENTS
     assert not (run / "report/tables/old.csv").exists()
     assert not [path.name for path in run.iterdir() if path.name.startswith(".report")]
-    assert load_run(run).trials["status"].to_list() == ["RUNNING"]
+    assert load_run(run).trials["status"].to_list() == ["STOPPED"]
     page = Page((run / "report/report.html").read_text(encoding="utf-8"))
     assert page.text.count("Nothing to draw yet.") > 5
 

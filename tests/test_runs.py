@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from quarterhour.analysis.runs import load_run
 
@@ -95,7 +96,7 @@ def test_trials_in_every_state_and_their_rows(tmp_path: Path):
     trials = loaded.trials.set_index("configuration")
     assert trials["status"].to_dict() == {
         "baseline": "COMPLETE",
-        "high_lr": "RUNNING",
+        "high_lr": "STOPPED",
         "low_lr": "FAILED",
         "short_seq": "WAITING",
     }
@@ -109,6 +110,9 @@ def test_trials_in_every_state_and_their_rows(tmp_path: Path):
     assert len(rows) == 4
     assert rows["baseline", 0, 1] == 10.5
     assert rows.isna()["high_lr", 0, 21]
+    with FileLock(run / ".lock"):
+        (run / ".owner").write_text("a process")
+        assert load_run(run).trials["status"].to_list().count("RUNNING") == 1
 
 
 def test_a_run_that_has_only_begun(tmp_path: Path):

@@ -153,7 +153,7 @@ def test_an_unfinished_run_lacks_cells_and_fails_none(tmp_path: Path):
     cells = verify_cells(loaded).set_index(["table", "configuration", "column"])
     assert cells.loc[("performance", "high_lr", "train_loss"), "status"] == "MISSING"
     told = cells.loc[("performance", "high_lr", "train_loss"), "reason"]
-    assert told == "seed 0 RUNNING at step 1,601 of 2,000"
+    assert told == "seed 0 STOPPED at step 1,601 of 2,000"
     assert cells.loc[("performance", "high_lr", "eval_loss"), "status"] == "REPRODUCED"
     assert cells.loc[("performance", "low_lr", "eval_loss"), "reason"] == "not in this run"
     assert "FAILED" not in set(cells["status"])

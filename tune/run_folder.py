@@ -39,12 +39,14 @@ Row = dict[str, Any]
 class Status(StrEnum):
     """How a trial stands.
 
-    Without a result it is WAITING or RUNNING, and RUNNING may have been interrupted. With one it is
-    COMPLETE, FAILED by an error, PRUNED as unpromising, or INFEASIBLE: too large to train.
+    Without a result it is WAITING to begin, RUNNING, or STOPPED while no process trains its run.
+    With one it is COMPLETE, FAILED by an error, PRUNED as unpromising, or INFEASIBLE: too large to
+    train.
     """
 
     WAITING = "WAITING"
     RUNNING = "RUNNING"
+    STOPPED = "STOPPED"
     COMPLETE = "COMPLETE"
     FAILED = "FAILED"
     PRUNED = "PRUNED"
@@ -53,7 +55,7 @@ class Status(StrEnum):
     @property
     def ended(self) -> bool:
         """Whether a trial that stands so has a result."""
-        return self not in (Status.WAITING, Status.RUNNING)
+        return self not in (Status.WAITING, Status.RUNNING, Status.STOPPED)
 
 
 Better = Literal["minimize", "maximize"]

@@ -3,7 +3,6 @@
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from quarterhour.tune.search.settings import Search
 
 app = typer.Typer()
-STOPPED = "STOPPED"
-"""How a trial without a result stands while no process trains it; it goes on at the next start."""
 
 RunFolder = Annotated[Path, typer.Argument(help="Run folder of a search, such as runs/search.")]
 OwnSpace = Annotated[
@@ -169,15 +166,11 @@ def _train(console: PlainConsole, experiment: "Experiment", fresh: "Sequence[Tri
 
 
 def _results(folder: Path) -> "SearchResults":
-    """What a search has come to. While no process runs it, no trial is RUNNING."""
+    """What a search has come to."""
     from quarterhour.analysis.chapters.search.results import search_results
     from quarterhour.analysis.runs import load_run
 
-    results = search_results(load_run(folder))
-    if owner(folder):
-        return results
-    stopped = {"status": {Status.RUNNING: STOPPED}}
-    return replace(results, searched=results.searched.replace(stopped))
+    return search_results(load_run(folder))
 
 
 def _print_results(console: PlainConsole, folder: Path, results: "SearchResults") -> None:
@@ -223,8 +216,8 @@ def status(folder: RunFolder) -> None:
         results = _results(folder)
         rate, process = _rate(folder, results), owner(folder)
     console.print(f"{folder}: " + (f"running, process {process}" if process else "not running"))
-    if STOPPED in set(results.searched["status"]):
-        console.print(f"{STOPPED} trials go on when the search is started again")
+    if Status.STOPPED in set(results.searched["status"]):
+        console.print(f"{Status.STOPPED} trials go on when the search is started again")
     _print_results(console, folder, results)
     if rate:
         console.print(rate)

@@ -277,7 +277,9 @@ def test_a_search_beside_another_adopts_what_is_finished_and_trains_the_rest(tmp
         assert trial
         done.end(trial, diverge if number == 2 else complete)
     other = tiny_search(tmp_path, "other", objectives=("heldout_loss", "tokens_per_second"))
-    driver = Driver(other, trials=8, first_points=other.first_points([one.folder])).run()
+    driver = Driver(
+        other, trials=8, first_points=other.first_points(other.points_of(one.folder))
+    ).run()
     assert driver.trained == []
     assert statuses(other) == statuses(one)
     assert states(driver) == expected_states(driver)
@@ -296,7 +298,9 @@ def test_what_was_trained_elsewhere_for_a_time_is_not_adopted(tmp_path: Path):
     one = tiny_search(tmp_path, "one", budget="seconds:5")
     Driver(one, trials=6).run()
     other = tiny_search(tmp_path, "other", budget="seconds:5")
-    driver = Driver(other, trials=6, first_points=other.first_points([one.folder])).run()
+    driver = Driver(
+        other, trials=6, first_points=other.first_points(other.points_of(one.folder))
+    ).run()
     assert len(driver.trained) == 6
     assert [spec.key for spec in other.trials()] == [spec.key for spec in one.trials()]
 
@@ -310,7 +314,9 @@ def test_what_was_stopped_early_or_failed_elsewhere_is_not_adopted(tmp_path: Pat
         first.end(trial, ending)
     assert first.next()
     other = tiny_search(tmp_path, "other")
-    driver = Driver(other, trials=3, first_points=other.first_points([one.folder])).run()
+    driver = Driver(
+        other, trials=3, first_points=other.first_points(other.points_of(one.folder))
+    ).run()
     assert other.trials()[0].key == one.trials()[2].key
     assert driver.trained == ["0001", "0002"]
 
@@ -319,14 +325,14 @@ def test_sources_with_another_seed_budget_or_space_give_no_first_points(tmp_path
     one = tiny_search(tmp_path, "one")
     Driver(one, trials=7).run()
     again = tiny_search(tmp_path, "again")
-    assert len(again.first_points([one.folder])) == 7
+    assert len(again.first_points(again.points_of(one.folder))) == 7
     for other in (
         tiny_search(tmp_path, "seed", seed=1),
         tiny_search(tmp_path, "budget", budget="steps:9"),
     ):
-        assert other.first_points([one.folder]) == list(other.reference.items())
+        assert other.first_points(other.points_of(one.folder)) == list(other.reference.items())
     rates = tiny_search(tmp_path, "rates", space=three_rates)
-    assert rates.first_points([one.folder]) == []
+    assert rates.first_points(rates.points_of(one.folder)) == []
 
 
 def test_a_finished_search_does_nothing_at_its_next_start(tmp_path: Path):
@@ -535,7 +541,9 @@ def test_ashas_rungs_have_the_rows_of_adopted_trials(tmp_path: Path):
     one = tiny_search(tmp_path, "one")
     Driver(one, trials=8).run()
     other = tiny_search(tmp_path, "other", scheduler="asha")
-    driver = Driver(other, trials=8, first_points=other.first_points([one.folder])).run()
+    driver = Driver(
+        other, trials=8, first_points=other.first_points(other.points_of(one.folder))
+    ).run()
     losses = {spec.name: loss_of(spec.config) for spec in other.trials()}
     for rung, values in rungs(driver).items():
         above = (4 - rung) / 2
@@ -695,7 +703,9 @@ def test_points_of_several_sources_come_once_and_the_six_by_their_names(tmp_path
     Driver(one, trials=8).run()
     Driver(two, trials=4).run()
     search = tiny_search(tmp_path, "search")
-    points = search.first_points([one.folder, two.folder, one.folder])
+    points = search.first_points(
+        point for run in (one, two, one) for point in search.points_of(run.folder)
+    )
     assert sorted(origin for origin, _ in points) == sorted([*SIX, "one", "one"])
     assert Driver(search, trials=8, first_points=points).run().trained == []
     assert len({spec.key for spec in search.trials()}) == 8

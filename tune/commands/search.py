@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -94,8 +95,8 @@ def search(
             resources=options.planned_resources(cpus_per_trial, gpus_per_trial, address, runs),
         )  # fmt: skip
         experiment, planned = build_search(request)
-        first_points = planned.first_points(from_ or [])
-        taken = {source: len(planned.points_of(source)) for source in from_ or []}
+        taken = {source: planned.points_of(source) for source in from_ or []}
+        first_points = planned.first_points(chain.from_iterable(taken.values()))
     console = PlainConsole()
     console.print(_headline(experiment, planned, taken))
     for configuration, config in planned.reference.items():
@@ -124,9 +125,11 @@ def search(
         raise typer.Exit(1)
 
 
-def _headline(experiment: "Experiment", search: "Search", taken: Mapping[Path, int]) -> str:
+def _headline(
+    experiment: "Experiment", search: "Search", taken: Mapping[Path, Sequence[object]]
+) -> str:
     """What is searched, on what, and how many results were taken from each other run."""
-    sources = ", ".join(f"{number} from {source}" for source, number in taken.items())
+    sources = ", ".join(f"{len(points)} from {source}" for source, points in taken.items())
     manifest, resources = experiment.tokens.manifest, experiment.resources
     objectives = ", ".join(f"{OBJECTIVES[name]} {name}" for name in search.objectives)
     return (

@@ -3,7 +3,7 @@
 import json
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -158,22 +158,20 @@ class Search:
                 raise ValueError(f"that point waits in {self.folder} already")
         return config
 
-    def first_points(self, sources: Sequence[Path]) -> list[FirstPoint]:
-        """What the search begins with: results of other runs, then those of the six in the space.
-
-        Raises ValueError for a source that is no run folder or was trained on other data.
-        """
-        points = [point for source in sources for point in self.points_of(source)]
-        points += [
-            (n, config) for n, config in self.reference.items() if not self.why_outside(config)
-        ]
+    def first_points(self, taken: Iterable[FirstPoint]) -> list[FirstPoint]:
+        """What the search begins with: points taken from other runs, then the six in the space."""
+        six = [(n, config) for n, config in self.reference.items() if not self.why_outside(config)]
+        points = [*taken, *six]
         # Each point once. The six keep their names, wherever they come from.
         origins = {config.key(self.data_fingerprint): origin for origin, config in points}
         configs = {config.key(self.data_fingerprint): config for _, config in points}
         return [(origins[key], config) for key, config in configs.items()]
 
     def points_of(self, source: Path) -> list[FirstPoint]:
-        """Another run's results with this search's budget, seed and precision, in its space."""
+        """Another run's results with this search's budget, seed and precision, in its space.
+
+        Raises ValueError where it is no run folder or was trained on other data.
+        """
         description = read_experiment(source)
         if not description:
             raise ValueError(f"--from {source}: it is no run folder, for it has no experiment.json")

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer
 
 
 def lost_share(tokenizer: Tokenizer, texts: list[str], tokens: list[list[int]]) -> float:
-    """The share of the bytes of `texts` that their `tokens` do not give back; 0 if they do.
+    """Share of the bytes of `texts` that decoding their `tokens` does not restore.
 
     A space before a text does not count: some tokenizers put it in or take it away.
     """

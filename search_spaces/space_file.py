@@ -110,7 +110,7 @@ def _called(function: Space, file: str, trial: BaseTrial) -> Mapping[str, Any]:
 
 
 def quiet(space: Space, trial: BaseTrial) -> Mapping[str, Any]:
-    """A point of a space that has been heard: its warnings would come with every trial."""
+    """A point of a space whose warnings were shown before: without them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return space(trial)

@@ -562,6 +562,20 @@ def test_only_the_best_keeps_its_checkpoint(tmp_path: Path):
         assert kept == [min(ended)[1]]
 
 
+def test_a_trial_that_crashed_keeps_its_checkpoint_to_be_tried_again(tmp_path: Path):
+    search = tiny_search(tmp_path)
+    driver = Driver(search, trials=2)
+    trial = driver.next()
+    assert trial
+    (trial.folder / "checkpoint.pt").write_text("weights")
+    driver.end(trial, die)
+    assert statuses(search) == ["FAILED"]
+    driver.end(driver.next() or trial)
+    again = Driver(search, trials=2).next()
+    assert again
+    assert (again.folder / "checkpoint.pt").read_text() == "weights"
+
+
 def test_checkpoints_of_running_trials_are_left_alone(tmp_path: Path):
     search = tiny_search(tmp_path)
     driver = Driver(search, trials=12, resources=TWO_AT_ONCE)

@@ -89,8 +89,8 @@ class TrialSpec:
     """One trial to run: its name, resolved configuration, data and folder.
 
     `origin` says where a search took it from, `provenance` where it is trained now: versions,
-    commit, hardware. With `sharing` its figures of the machine count: a result is adopted only from
-    equal hardware that so many trials shared.
+    commit, hardware. Where a search's objective depends on the machine, `sharing` is the number of
+    trials on a device, and a result is adopted only from equal hardware shared by as many.
     """
 
     name: str
@@ -154,7 +154,7 @@ class TrialSpec:
         return read_result(self.folder)
 
     def ending(self) -> Result | None:
-        """How the trial ended, for people, to whom it has FAILED where that is damaged."""
+        """How the trial ended, as `result` has it; with a damaged result, FAILED for that."""
         try:
             return self.result()
         except DamagedError as error:
@@ -310,7 +310,7 @@ def claimed(spec: TrialSpec) -> Generator[None]:
 
 
 def _adopted_from_holder(spec: TrialSpec, claim: Path) -> bool:
-    """Adopt what the trial came to that held the claim before, if it can be; whether it was."""
+    """Adopt the result of the claim's last holder if it can be; whether it was."""
     if spec.result():
         return False
     with suppress(FileNotFoundError), damage_told():

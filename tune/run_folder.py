@@ -28,7 +28,7 @@ CLAIMS = ".trials"
 PROVENANCE = ("versions", "git_commit", "hardware")
 """What is told of where a trial was trained."""
 BEFORE = "before"
-"""Of a run that was begun before trials told that: what was told of the run."""
+"""Of a run that is older than its trials' own provenance: that of the run."""
 
 TRIAL = ["configuration", "seed"]
 """What a trial of a run is known by; in a search a trial's number stands as its configuration."""

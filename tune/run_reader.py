@@ -135,9 +135,9 @@ def read_samples(trial: Path) -> list[dict[str, Any]]:
 
 
 def provenance(trial: Path) -> list[dict[str, Any]]:
-    """Versions, commit and hardware that a trial was trained with, and with which it went on.
+    """Versions, commit and hardware of a trial's training, one entry for each that it had.
 
-    A trial that does not tell is from before trials did: it has those that its run had then.
+    A trial without any is older than these entries: its run's stand for it.
     """
     with suppress(FileNotFoundError), damage_told():
         if told := read_config(trial).get("provenance"):
@@ -174,9 +174,10 @@ def elapsed_seconds(search: Path) -> float:
 
 
 def trial_folders(folder: Path) -> list[Path]:
-    """All folders of trials in a run folder, by name; those being written are hidden, and not.
+    """All folders of trials in a run folder, by name.
 
-    What is not called as a trial is, such as a copy, is somebody else's.
+    Folders that are still being written are hidden, and skipped; so are those that have no trial's
+    name, such as copies.
     """
     return [path for path in sorted(_folders_with(folder, CONFIG)) if is_trial_name(path.name)]
 

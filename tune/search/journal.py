@@ -83,7 +83,7 @@ def open_storage(folder: Path) -> BaseStorage:
 
 
 def _identity(path: Path) -> tuple[int, ...] | None:
-    """What is another where a file has been changed or replaced; None where there is none."""
+    """A value that changes when a file is changed or replaced; None where there is none."""
     with suppress(OSError):
         stat = path.lstat()
         return stat.st_ino, stat.st_size, stat.st_mtime_ns

@@ -33,7 +33,7 @@ def rung_values(rows: Iterable[Row], budget: BudgetConfig, objective: str) -> di
 
 
 def in_worse_half(value: float, others: Iterable[float], better: Better) -> bool:
-    """Whether a value is worse than the median of the others; NaN counts for and against none."""
+    """Whether a value is worse than the median of the others; NaN among them is ignored."""
     sign = 1 if better == "maximize" else -1
     rewards = [sign * other for other in others if not math.isnan(other)]
     return bool(rewards) and sign * value < float(np.percentile(rewards, 50))

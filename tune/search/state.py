@@ -153,7 +153,7 @@ class SearchState:
         failures = self._obstacles.failures_in_a_row
         self._obstacles.failures_in_a_row = failures + 1 if result.crashed else 0
         self._remember(spec, result)
-        self._keep_best([spec])
+        self._keep_best([] if result.crashed else [spec])  # a crashed one is tried again from there
         self._progress.end(spec, result, self._text(spec), self._best_text())
 
     def _remember(self, spec: TrialSpec, result: Result) -> None:

@@ -101,7 +101,7 @@ class LedgerStudy:
         return self._ask_at(number, locate(self._search.space, self._search.baseline, config))
 
     def propose(self, number: int) -> tuple[optuna.Trial, Mapping[str, Any]]:
-        """A running trial where the sampler wants it, and its point of the space."""
+        """A new trial at the sampler's proposal, and its point of the space."""
         self._skip_to(number)
         trial = self._ask(number, {})
         return trial, self._search.space(trial)

@@ -14,13 +14,13 @@ ACCURACY = 1.15  # measured memory is within this of the predicted, see tests/be
 # Resident memory of a trial's process under Ray before its first step.
 PROCESS_BYTES = 520_000_000
 # Measured on 44 points that the benchmark does not use: what the libraries take for themselves, and
-# the shares of these terms that stay resident besides, as freed blocks that fit nothing else.
+# the share of each term that stays resident beside it, as fragments that nothing else fits into.
 LIBRARIES_BYTES = 16_200_000
 SCATTERED = {"activations": 0.49, "gradients": 0.27}
 # A training token where batches are gathered: int32.
 TOKEN_BYTES = 4
 # Reserved for allocated memory on a GPU, and what the first step's stream keeps in holes between
-# the optimizer's moments: measured on an H200 with segments that grow.
+# the optimizer's moments: measured on an H200 with expandable segments.
 RESERVED, HOLES_BYTES = 1.03, 160_000_000
 # Workspaces of cuBLAS, for each stream and thread: evaluations, forward and backward pass of the
 # first step and of the recorded one. The last is not there yet when memory is at its peak.

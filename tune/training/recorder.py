@@ -14,8 +14,8 @@ from quarterhour.tune.training.events import TrialEvents
 class Recorder:
     """Opens a trial's record as of `step`: what was written after that step is removed.
 
-    Raises ValueError where the rows or samples of its folder are damaged. Every method raises
-    OSError where it cannot write.
+    Raises DamagedError where the rows of its folder are damaged; damaged samples are told and begun
+    anew. Every method raises OSError where it cannot write.
     """
 
     def __init__(self, spec: TrialSpec, step: int) -> None:

@@ -8,7 +8,7 @@ from quarterhour.tune.cluster.trainable import end_as_failed, to_param_space
 from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.places import Resources
 from quarterhour.tune.progress import TrialsProgress
-from quarterhour.tune.run_folder import Status
+from quarterhour.tune.run_folder import Status, damage_told
 from quarterhour.tune.training.events import record_ending
 
 
@@ -34,5 +34,6 @@ def run_trials(
         for spec in todo:
             end_as_failed(spec, str(error))
     for spec in todo:
-        if (result := spec.result()) and result.crashed:
-            record_ending(spec.folder, Status.FAILED)
+        with damage_told():
+            if (result := spec.result()) and result.crashed:
+                record_ending(spec.folder, Status.FAILED)

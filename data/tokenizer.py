@@ -7,9 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from textwrap import shorten
 
-import huggingface_hub
 import tokenizers
 from filelock import FileLock
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from tokenizers import Tokenizer
 
 from quarterhour.data.builtin import builtin_documents
@@ -84,8 +84,9 @@ def _auto_tokenizer(name: str) -> Tokenizer:
     try:
         return _from_transformers(name)
     except Exception as error:  # errors of several libraries, KeyError among them
-        with suppress(Exception):
-            return _from_files(Path(name))
+        if not isinstance(error, ConnectionError):
+            with suppress(Exception):
+                return _from_files(_folder(name))
         raise ValueError(
             f"tokenizer {name}: cannot be loaded ({_reason(error)}); pass {INSTEAD}"
         ) from error
@@ -104,6 +105,14 @@ def _from_transformers(name: str) -> Tokenizer:
     return tokenizer
 
 
+def _folder(name: str) -> Path:
+    """Where a tokenizer's files lie; of one of the hub, its `tokenizer.json` at least."""
+    if Path(name).is_dir():
+        return Path(name)
+    local = _in_hub_cache(name)
+    return Path(hf_hub_download(name, "tokenizer.json", local_files_only=local)).parent
+
+
 def _from_files(folder: Path) -> Tokenizer:
     """What a folder's files say alone, where its settings are missing or ask for code to be run."""
     if (folder / "tokenizer.json").exists():
@@ -117,7 +126,7 @@ def _from_files(folder: Path) -> Tokenizer:
 
 
 def _in_hub_cache(name: str) -> bool:
-    return isinstance(huggingface_hub.try_to_load_from_cache(name, "tokenizer.json"), str)
+    return isinstance(try_to_load_from_cache(name, "tokenizer.json"), str)
 
 
 def _reason(error: Exception) -> str:

@@ -18,11 +18,12 @@ from quarterhour.data.hub import require_hub
 
 BUILTIN_VOCAB_SIZE = 8_192
 BUILTIN_TRAINING_DOCUMENTS = 500
+MOST_ENTRIES = 2**24  # the library counts from 0 to the largest id when it saves a tokenizer
 INSTEAD = "--tokenizer with a folder, a tokenizer.json file, or builtin"
 
 
 def load_tokenizer(name: str) -> Tokenizer:
-    """A tokenizer without truncation or padding.
+    """A tokenizer without truncation, padding or chance.
 
     `name` is `builtin`, a `tokenizer.json` file, or a folder or hub name that
     `transformers.AutoTokenizer` reads. No code that comes with a tokenizer is run.
@@ -34,8 +35,15 @@ def load_tokenizer(name: str) -> Tokenizer:
         tokenizer = _tokenizer_from_file(Path(name))
     else:
         tokenizer = _auto_tokenizer(name)
+    if (size := vocabulary_size(tokenizer)) > MOST_ENTRIES:
+        raise ValueError(
+            f"tokenizer {name}: its largest id is {size - 1:,}, and may be {MOST_ENTRIES - 1:,} at"
+            f" most; pass {INSTEAD}"
+        )
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    if getattr(tokenizer.model, "dropout", None):
+        tokenizer.model.dropout = None  # equal texts have equal tokens
     return tokenizer
 
 

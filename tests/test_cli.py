@@ -207,7 +207,17 @@ def test_the_command_line_starts_without_what_only_some_commands_need():
 
 def test_no_module_of_the_working_directory_is_imported(tmp_path: Path):
     before_ours = set(
-        "collections contextlib functools importlib keyword operator reprlib types warnings".split()
+        [
+            "collections",
+            "contextlib",
+            "functools",
+            "importlib",
+            "keyword",
+            "operator",
+            "reprlib",
+            "types",
+            "warnings",
+        ]
     )
     others = {"model", "requests", "torch", "typer", "rich", "sitecustomize", "usercustomize"}
     for name in (sys.stdlib_module_names | others) - before_ours:

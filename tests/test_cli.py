@@ -206,19 +206,10 @@ def test_the_command_line_starts_without_what_only_some_commands_need():
 
 
 def test_no_module_of_the_working_directory_is_imported(tmp_path: Path):
-    before_ours = set(
-        [
-            "collections",
-            "contextlib",
-            "functools",
-            "importlib",
-            "keyword",
-            "operator",
-            "reprlib",
-            "types",
-            "warnings",
-        ]
-    )
+    before_ours = {
+        "collections", "contextlib", "functools", "importlib", "keyword", "operator", "reprlib",
+        "types", "warnings",
+    }  # fmt: skip
     others = {"model", "requests", "torch", "typer", "rich", "sitecustomize", "usercustomize"}
     for name in (sys.stdlib_module_names | others) - before_ours:
         (tmp_path / f"{name}.py").write_text("raise RuntimeError('not yours')\n")

@@ -91,7 +91,7 @@ class Pruner:
 
 
 def _measured_budget(spec: TrialSpec) -> BudgetConfig:
-    """A trial's budget as its folder, if it is there, has it: one in seconds has its steps there."""
+    """A trial's budget as its folder has it, if there is one: with the steps of one in seconds."""
     with suppress(FileNotFoundError):
         return read_spec(spec.folder).config.budget
     return spec.config.budget

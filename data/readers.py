@@ -128,17 +128,20 @@ def _read_csv(path: Path) -> Places:
 
 
 def _read_table(path: Path) -> Places:
-    """The `text` column of a Parquet file or of an Arrow stream."""
+    """The `text` column of a Parquet or Arrow file, or of an Arrow stream."""
     import pyarrow  # loading it takes time, and the built-in corpus never needs it
     from pyarrow import ipc, parquet
 
     try:
         with path.open("rb") as file:  # given the path, pyarrow would look for more in its name
-            batches: Iterable[Any] = (
-                parquet.ParquetFile(file).iter_batches(64, columns=["text"])
-                if kind_of(path) == ".parquet"
-                else ipc.open_stream(file)
-            )
+            batches: Iterable[Any]
+            if kind_of(path) == ".parquet":
+                batches = parquet.ParquetFile(file).iter_batches(64, columns=["text"])
+            elif file.peek(6).startswith(b"ARROW1"):
+                table = ipc.open_file(file)
+                batches = map(table.get_batch, range(table.num_record_batches))
+            else:
+                batches = ipc.open_stream(file)
             texts = (text for batch in batches for text in batch["text"].to_pylist())
             for number, text in enumerate(texts, 1):
                 yield f"row {number}", text
@@ -202,8 +205,12 @@ def _opened(path: Path, newline: str | None = None) -> Generator[TextIO]:
     """A file, unpacked, as UTF-8 text without its byte-order mark, or as that says."""
     try:
         with io.BufferedReader(_unpacked(path)) as file:  # pyright: ignore[reportArgumentType]
-            marked = (name for mark, name in ENCODINGS.items() if file.peek(4).startswith(mark))
-            yield io.TextIOWrapper(file, next(marked, "utf-8-sig"), newline=newline)
+            head = file.peek(4)[:4]
+            marked = (name for mark, name in ENCODINGS.items() if head.startswith(mark))
+            encoding = next(marked, "utf-8-sig")
+            if encoding == "utf-8-sig" and b"\0" in head:
+                raise UnicodeError("it looks like UTF-16 without a byte-order mark")
+            yield io.TextIOWrapper(file, encoding, newline=newline)
     except (OSError, UnicodeError) as error:
         raise ValueError(f"corpus {path}: cannot be read as UTF-8 text ({error})") from error
 

@@ -7,9 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from textwrap import shorten
 
-import huggingface_hub
 import tokenizers
 from filelock import FileLock
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from tokenizers import Tokenizer
 
 from quarterhour.data.builtin import builtin_documents
@@ -18,11 +18,12 @@ from quarterhour.data.hub import require_hub
 
 BUILTIN_VOCAB_SIZE = 8_192
 BUILTIN_TRAINING_DOCUMENTS = 500
+MOST_ENTRIES = 2**24  # the library counts from 0 to the largest id when it saves a tokenizer
 INSTEAD = "--tokenizer with a folder, a tokenizer.json file, or builtin"
 
 
 def load_tokenizer(name: str) -> Tokenizer:
-    """A tokenizer without truncation or padding.
+    """A tokenizer without truncation, padding or chance.
 
     `name` is `builtin`, a `tokenizer.json` file, or a folder or hub name that
     `transformers.AutoTokenizer` reads. No code that comes with a tokenizer is run.
@@ -34,8 +35,15 @@ def load_tokenizer(name: str) -> Tokenizer:
         tokenizer = _tokenizer_from_file(Path(name))
     else:
         tokenizer = _auto_tokenizer(name)
+    if (size := vocabulary_size(tokenizer)) > MOST_ENTRIES:
+        raise ValueError(
+            f"tokenizer {name}: its largest id is {size - 1:,}, and may be {MOST_ENTRIES - 1:,} at"
+            f" most; pass {INSTEAD}"
+        )
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    if getattr(tokenizer.model, "dropout", None):
+        tokenizer.model.dropout = None  # equal texts have equal tokens
     return tokenizer
 
 
@@ -84,8 +92,9 @@ def _auto_tokenizer(name: str) -> Tokenizer:
     try:
         return _from_transformers(name)
     except Exception as error:  # errors of several libraries, KeyError among them
-        with suppress(Exception):
-            return _from_files(Path(name))
+        if not isinstance(error, ConnectionError):
+            with suppress(Exception):
+                return _from_files(_folder(name))
         raise ValueError(
             f"tokenizer {name}: cannot be loaded ({_reason(error)}); pass {INSTEAD}"
         ) from error
@@ -104,6 +113,14 @@ def _from_transformers(name: str) -> Tokenizer:
     return tokenizer
 
 
+def _folder(name: str) -> Path:
+    """Where a tokenizer's files lie; of one of the hub, its `tokenizer.json` at least."""
+    if Path(name).is_dir():
+        return Path(name)
+    local = _in_hub_cache(name)
+    return Path(hf_hub_download(name, "tokenizer.json", local_files_only=local)).parent
+
+
 def _from_files(folder: Path) -> Tokenizer:
     """What a folder's files say alone, where its settings are missing or ask for code to be run."""
     if (folder / "tokenizer.json").exists():
@@ -117,7 +134,7 @@ def _from_files(folder: Path) -> Tokenizer:
 
 
 def _in_hub_cache(name: str) -> bool:
-    return isinstance(huggingface_hub.try_to_load_from_cache(name, "tokenizer.json"), str)
+    return isinstance(try_to_load_from_cache(name, "tokenizer.json"), str)
 
 
 def _reason(error: Exception) -> str:

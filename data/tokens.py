@@ -16,7 +16,7 @@ from quarterhour.data.files import cache_folder, write_folder, write_text
 from quarterhour.data.tokenizer import load_tokenizer, vocabulary_size
 
 # Part of a folder's name: raised when the tokens or the manifest of equal data would differ.
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,9 +158,9 @@ def _tokenize(folder: Path, tokenizer: Tokenizer, train: list[str], heldout: lis
 
 
 def _copies(texts: list[str], others: list[str]) -> int:
-    """How many of the texts are among the others; space around them does not count."""
-    known = {text.strip() for text in others}
-    return sum(text.strip() in known for text in texts)
+    """How many of the texts are among the others; space around them does not count, nor CR."""
+    known = {tuple(text.strip().splitlines()) for text in others}
+    return sum(tuple(text.strip().splitlines()) in known for text in texts)
 
 
 def _corpus_hash(train: list[str], heldout: list[str]) -> str:

@@ -205,6 +205,19 @@ def test_the_command_line_starts_without_what_only_some_commands_need():
     } & loaded  # fmt: skip
 
 
+def test_no_module_of_the_working_directory_is_imported(tmp_path: Path):
+    before_ours = {
+        "collections", "contextlib", "functools", "importlib", "keyword", "operator", "reprlib",
+        "types", "warnings",
+    }  # fmt: skip
+    others = {"model", "requests", "torch", "typer", "rich", "sitecustomize", "usercustomize"}
+    for name in (sys.stdlib_module_names | others) - before_ours:
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('not yours')\n")
+    command = [sys.executable, "-m", "quarterhour", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_trial_runs_and_doctor_starts_where_only_what_they_need_is_installed(tmp_path: Path):
     write_corpus(tmp_path / "tiny.jsonl")
     script = """

@@ -66,6 +66,7 @@ def test_modules_of_the_working_directory_are_not_the_workers(
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))  # too long for a socket's path
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"lib:{os.environ.get('PYTHONPATH', '')}:")
 
     def look() -> tuple[list[str], str]:
         import random
@@ -77,6 +78,7 @@ def test_modules_of_the_working_directory_are_not_the_workers(
         assert Path.cwd() == tmp_path
         path, file = ray.get(ray.remote(look).remote())
     assert not {"", str(tmp_path)} & set(path)
+    assert str(tmp_path / "lib") in path, "as in this process"
     assert not Path(file).is_relative_to(tmp_path)
 
 

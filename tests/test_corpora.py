@@ -62,9 +62,9 @@ def write_csv(path: Path, delimiter: str = ",") -> Path:
     return path
 
 
-def write_arrow(path: Path) -> Path:
+def write_arrow(path: Path, new: Callable[..., Any] = ipc.new_stream) -> Path:
     table = pyarrow.table({"text": TEXTS})
-    with pyarrow.OSFile(str(path), "wb") as file, ipc.new_stream(file, table.schema) as stream:
+    with pyarrow.OSFile(str(path), "wb") as file, new(file, table.schema) as stream:
         stream.write_table(table, max_chunksize=4)
     return path
 
@@ -89,6 +89,7 @@ CORPORA: dict[str, Callable[[Path], Path | str]] = {
     "csv": lambda folder: write_csv(folder / "corpus.csv"),
     "tsv": lambda folder: write_csv(folder / "corpus.tsv", delimiter="\t"),
     "arrow": lambda folder: write_arrow(folder / "corpus.arrow"),
+    "arrow file": lambda folder: write_arrow(folder / "corpus.arrow", ipc.new_file),
     "jsonl.gz": lambda folder: compress(write_jsonl(folder / "a.jsonl"), gzip, "b.JSONL.GZ"),
     "json.bz2": lambda folder: compress(write_json(folder / "a.json"), bz2, "b.json.bz2"),
     "csv.gz": lambda folder: compress(write_csv(folder / "a.csv"), gzip, "b.csv.gz"),
@@ -365,6 +366,15 @@ def test_a_byte_order_mark_is_no_part_of_a_text(kind: str, encoding: str, tmp_pa
     documents = load_documents(str(path), 99)
     assert [text.strip() for text in documents] == TEXTS
     assert not any("\ufeff" in text for text in documents)
+
+
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "csv"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le"])
+def test_without_one_such_a_file_is_refused(kind: str, encoding: str, tmp_path: Path):
+    path = Path(CORPORA[kind](tmp_path))
+    path.write_text("text " + path.read_text(encoding="utf-8"), encoding=encoding)
+    with pytest.raises(ValueError, match=f"^corpus {path}: .*UTF-16 without a byte-order mark"):
+        load_documents(str(path), 99)
 
 
 @pytest.mark.parametrize("kind", ["txt", "jsonl"])

@@ -10,14 +10,23 @@ from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.execution import tune_controller
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
-from searches import TWO_AT_ONCE, Driver, append_row, complete, planned_rows, statuses, tiny_search
+from searches import (
+    TWO_AT_ONCE,
+    Driver,
+    append_row,
+    complete,
+    measured,
+    planned_rows,
+    statuses,
+    tiny_search,
+)
 from tiny import tiny_config
 
 from quarterhour.tune.cluster.fit import MAX_FAILURES, FailureCallback, NoTrialStartsError
 from quarterhour.tune.cluster.searcher import PruningScheduler, StateSearcher
 from quarterhour.tune.cluster.trainable import from_param_space, to_param_space
 from quarterhour.tune.ledger import TrialSpec
-from quarterhour.tune.run_folder import Status
+from quarterhour.tune.run_folder import CONFIG, METRICS, RESULT, Status
 
 
 def begin(searcher: StateSearcher, trial_id: str) -> TrialSpec:
@@ -82,6 +91,33 @@ def test_tune_stops_a_trial_whose_row_is_in_the_worse_half(
     told = scheduler.on_trial_result(None, SimpleNamespace(trial_id="a", config=config), row)
     assert told == decision
     assert statuses(driver.search)[6] == ("PRUNED" if loss == 9.0 else "RUNNING")
+
+
+@pytest.mark.parametrize("damaged", [CONFIG, METRICS, RESULT])
+@pytest.mark.parametrize("scheduler", ["none", "asha"])
+def test_a_trial_that_is_damaged_while_it_trains_is_told_and_stops_no_other(
+    scheduler: str, damaged: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    budget = "seconds:60" if damaged == CONFIG else "steps:8"  # only such a trial is read again
+    search = tiny_search(tmp_path, scheduler=scheduler, budget=budget)
+    driver = Driver(search, trials=8).run(at_most=6)
+    searcher = StateSearcher(driver.state)
+    spec = begin(searcher, "a")
+    (row, *_, last) = planned_rows(measured(spec) if damaged == CONFIG else spec)
+    append_row(spec, row)
+    (spec.folder / damaged).write_text('{"heldout_loss":\n')
+    if pruner := driver.state.pruner:
+        trial = SimpleNamespace(trial_id="a", config={"trial": to_param_space(spec)})
+        PruningScheduler(pruner).on_trial_result(None, trial, row)
+    if damaged != RESULT:
+        complete(spec, last)
+    searcher.on_trial_complete("a", error=damaged == RESULT)
+    if not (damaged == CONFIG and scheduler == "none"):
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"quarterhour: {spec.folder / damaged}")
+    driver.run()
+    assert driver.state.ended
+    assert (search.folder / "0007" / RESULT).exists()
 
 
 def test_where_no_trial_can_start_all_fail_with_the_reason(tmp_path: Path):

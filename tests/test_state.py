@@ -816,6 +816,30 @@ def test_bad_files_in_the_queue_are_told_and_wait_on(
     assert len(waiting_points(search.folder)) == 1
 
 
+def test_a_queued_point_that_is_none_of_the_search_is_refused_and_the_search_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    search = tiny_search(tmp_path)
+    good = search.new_config({"optim.learning_rate": 2.5e-3})
+    bad = {
+        "outside the search space: The value 0.5": {"optim.beta1": 0.5},
+        "outside the search space: The value 100": {"data.seq_len": 100},
+        "its budget, seed or precision is not that of the search": {"budget.max_steps": 3},
+        "its budget, seed or precision is not that of the": {"seed": 1},
+    }
+    for config in [*(good.with_values(values) for values in bad.values()), good]:
+        add_point(search.folder, config)
+    driver = Driver(search, trials=8).run()
+    assert driver.state.stopped_because is None
+    assert [spec.origin for spec in search.trials()][6:] == ["enqueued", "sampler"]
+    assert search.trials()[6].config == good
+    told = capsys.readouterr().err.splitlines()
+    refused = sorted((search.folder / QUEUE).iterdir())
+    for line, reason, file in zip(told, bad, refused, strict=True):
+        assert line.startswith(f"quarterhour: {file.with_suffix('')} is not trained: {reason}")
+        assert file.suffix == ".refused"
+
+
 def on_machine(search: Search, name: str, sharing: int) -> Search:
     place = {"versions": {}, "git_commit": None, "hardware": {"name": name}}
     return replace(search, provenance=place, sharing=sharing)

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -183,6 +184,21 @@ def test_a_tokenizer_json_beside_the_code_is_read(
 ):
     builtin.save(str(folder_with_code / "tokenizer.json"))
     assert load_tokenizer(str(folder_with_code)).to_str() == builtin.to_str()
+    assert not (folder_with_code / "ran").exists()
+
+
+def test_so_it_is_in_the_hubs_cache(
+    builtin: Tokenizer, tmp_path: Path, folder_with_code: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("quarterhour.data.tokenizer.require_hub", lambda: pytest.fail("asked"))
+    builtin.save(str(folder_with_code / "tokenizer.json"))
+    repository = tmp_path / "hub/models--owner--name"
+    files = shutil.ignore_patterns("hub")
+    shutil.copytree(folder_with_code, repository / "snapshots/0123", ignore=files)
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text("0123")
+    assert load_tokenizer("owner/name").to_str() == builtin.to_str()
     assert not (folder_with_code / "ran").exists()
 
 

@@ -311,7 +311,8 @@ def test_a_text_changed_without_a_character_lost_is_told_too(tmp_path: Path):
 
 
 def test_documents_of_both_sets_are_counted(tmp_path: Path):
-    tokens = prepared_texts(tmp_path, ["one", "two\n", "three"], ["two", "four", "one"], "builtin")
+    train, heldout = ["one", "two\r\ntwos\r\n", "three"], ["two\ntwos", "four", "one"]
+    tokens = prepared_texts(tmp_path, train, heldout, "builtin")
     assert tokens.manifest.heldout_copies == 2
     assert tokens.manifest.remarks()[1].startswith("2 of 3 held-out documents are training docu")
 
@@ -351,6 +352,24 @@ def test_a_tokenizer_that_does_not_fit_the_corpus_is_named(
     tokenizer = saved(tmp_path, Tokenizer(model))
     with pytest.raises(ValueError, match=f"^tokenizer {tokenizer}: it {reason}.*; pass --token"):
         prepared_texts(tmp_path, ["the"], ["猫"], tokenizer)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("largest", [2**24, 2**32 - 1])
+def test_an_absurd_id_is_refused_before_the_library_counts_to_it(largest: int, tmp_path: Path):
+    file = Path(saved(tmp_path, Tokenizer(models.BPE(LETTERS, []))))
+    content = json.loads(file.read_text())
+    content["model"]["vocab"]["é"] = largest
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"^tokenizer {file}: its largest id is {largest:,}, and"):
+        prepared_texts(tmp_path, ["aé"], ["éa"], str(file))
+
+
+def test_a_tokenizer_that_cuts_at_random_does_not(tmp_path: Path):
+    pieces = {"a": 0, "b": 1, "ab": 2}
+    tokenizer = saved(tmp_path, Tokenizer(models.BPE(pieces, [("a", "b")], dropout=0.5)))
+    prepared = prepared_texts(tmp_path, ["ab" * 50], ["ab" * 50], tokenizer)
+    assert prepared.train.tolist() == prepared.heldout.tolist() == [2] * 50
 
 
 def test_a_document_without_a_token_is_skipped(tmp_path: Path):

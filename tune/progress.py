@@ -64,7 +64,8 @@ class _TrialBars:
         for warning in row.get("warnings", ()):
             self.console.print(f"{spec.label}: {warning}", markup=False)
 
-    def _hide(self, spec: TrialSpec) -> None:
+    def hide(self, spec: TrialSpec) -> None:
+        """Remove a trial's line."""
         if spec.label in self._tasks:
             self._bars.remove_task(self._tasks.pop(spec.label))
 
@@ -93,7 +94,7 @@ class TrialsProgress(_TrialBars):
         if not self.console.is_terminal and loss is not None:
             self.console.print(f"{spec.label:<20} {_text(spec, row)}  held-out loss {loss:.3f}")
         self._flops[spec.label] = row["flops"]
-        result = spec.result()
+        result = spec.ending()
         if result:
             self._n_ended += 1
             if result.status is Status.FAILED:
@@ -121,7 +122,7 @@ class SearchProgress(_TrialBars):
 
     def end(self, spec: TrialSpec, result: Result, outcome: str, best: str) -> None:
         """Remove a trial's line; `outcome` and `best` say how it and the search now stand."""
-        self._hide(spec)
+        self.hide(spec)
         if not self.console.is_terminal:
             adopted = f"  adopted from {result.adopted_from}" if result.adopted_from else ""
             text = f"{spec.label} {result.status:<10} {spec.origin:<12} {result.reason or outcome}"

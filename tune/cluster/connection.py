@@ -140,7 +140,9 @@ def _stop(*_: object) -> None:
 @contextmanager
 def _started(resources: Resources, folder: str) -> Generator[None]:
     """A cluster of this machine and this user alone, with its files in `folder`."""
+    paths = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     settings = {
+        "PYTHONPATH": os.pathsep.join(map(os.path.abspath, paths)),  # they are in other folders
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         # Tune ends at what this monitor does. The kernel takes a worker, too, and Tune goes on.

@@ -5,6 +5,7 @@ from ray import tune as ray_tune
 from quarterhour.data.tokens import TokenData
 from quarterhour.tune.cluster.fit import NoTrialStartsError, fit
 from quarterhour.tune.cluster.trainable import end_as_failed, to_param_space
+from quarterhour.tune.foreign import damage_told
 from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.places import Resources
 from quarterhour.tune.progress import TrialsProgress
@@ -34,5 +35,6 @@ def run_trials(
         for spec in todo:
             end_as_failed(spec, str(error))
     for spec in todo:
-        if (result := spec.result()) and result.crashed:
-            record_ending(spec.folder, Status.FAILED)
+        with damage_told():
+            if (result := spec.result()) and result.crashed:
+                record_ending(spec.folder, Status.FAILED)

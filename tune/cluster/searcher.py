@@ -9,6 +9,7 @@ from ray.tune.search import Searcher
 from quarterhour.tune.cluster.fit import NoTrialStartsError, fit
 from quarterhour.tune.cluster.trainable import end_as_failed, from_param_space, to_param_space
 from quarterhour.tune.experiment import Experiment
+from quarterhour.tune.foreign import damage_told
 from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.progress import SearchProgress
 from quarterhour.tune.run_folder import Row
@@ -51,9 +52,9 @@ class StateSearcher(Searcher):
     ) -> None:
         """End a trial. One without a result was stopped with the search, and stays open."""
         spec = self._running[trial_id]
-        if error and not spec.result():
+        if error and not spec.ending():
             spec.write_failure()
-        if spec.result():
+        if spec.ending():
             self._state.end(self._running.pop(trial_id))
 
     def fail_all(self, reason: str) -> None:
@@ -73,10 +74,11 @@ class PruningScheduler(FIFOScheduler):
         self._pruner = pruner
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Row) -> str:
-        """Judge a trial by its new row; stop it if that gave it a result."""
+        """Judge a trial by its new row; stop it if that gave it a result, or it is damaged."""
         spec = from_param_space(trial.config["trial"])
-        self._pruner.judge(spec)
-        return TrialScheduler.STOP if spec.result() else TrialScheduler.CONTINUE
+        with damage_told():
+            self._pruner.judge(spec)
+        return TrialScheduler.STOP if spec.ending() else TrialScheduler.CONTINUE
 
 
 def run_search(state: SearchState, experiment: Experiment, progress: SearchProgress) -> None:

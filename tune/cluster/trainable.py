@@ -60,7 +60,7 @@ def write_error(spec: TrialSpec, error: str) -> None:
 
 def end_as_failed(spec: TrialSpec, reason: str | None = None) -> None:
     """Give a trial without a result one, even if it never began."""
-    if not spec.result():
+    if not spec.ending():
         if not (spec.folder / CONFIG).exists():
             spec.write_config()
         spec.write_failure(reason)

@@ -19,8 +19,8 @@ Respond = Callable[..., Any]
 class Dashboard:
     """The pages as a WSGI application. They show a storage until a search publishes a new journal.
 
-    A request for another host's name is refused, for a web page may have pointed that name here (DNS
-    rebinding), and so is every method that could change the study.
+    A request for another host's name is refused, for a web page may have pointed that name here
+    (DNS rebinding), and so is every method that could change the study.
     """
 
     def __init__(self, folder: Path, storage: BaseStorage) -> None:

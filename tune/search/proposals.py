@@ -1,6 +1,6 @@
 """What a search begins next: given points first, then what its sampler proposes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 
 import optuna
@@ -9,7 +9,7 @@ from quarterhour.search_spaces.budget import BudgetTooSmallError
 from quarterhour.search_spaces.point import TrialConfig
 from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.run_folder import Status
-from quarterhour.tune.search.queue import waiting_points
+from quarterhour.tune.search.queue import refuse, waiting_points
 from quarterhour.tune.search.settings import FirstPoint, Search
 from quarterhour.tune.search.study import LedgerStudy
 
@@ -45,12 +45,17 @@ class Proposals:
 
     def _given(self) -> FirstPoint | None:
         """Origin and configuration of the given point whose turn it is."""
-        enqueued = (
-            (ENQUEUED, config)
-            for _, config in waiting_points(self._search.folder)
-            if self._key(config) not in self._begun
-        )
-        return next(chain(self._first_points.values(), enqueued), None)
+        return next(chain(self._first_points.values(), self._enqueued()), None)
+
+    def _enqueued(self) -> Iterator[FirstPoint]:
+        """The points that wait and can be trained; the others are refused."""
+        for file, config in waiting_points(self._search.folder):
+            if self._key(config) in self._begun:
+                continue
+            if reason := self._search.why_unfit(config):
+                refuse(file, reason)
+            else:
+                yield ENQUEUED, config
 
     def _at(self, origin: str, config: TrialConfig) -> tuple[TrialSpec, optuna.Trial]:
         trial = self._study.ask_at(self._number, config)

@@ -7,6 +7,7 @@ have come to that rung before it. It stops if it is worse than their median.
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 import numpy as np
 
@@ -91,5 +92,7 @@ class Pruner:
 
 
 def _measured_budget(spec: TrialSpec) -> BudgetConfig:
-    """A trial's budget as its folder has it: one in seconds has its steps only there."""
-    return read_spec(spec.folder).config.budget
+    """A trial's budget as its folder has it, if there is one: with the steps of one in seconds."""
+    with suppress(FileNotFoundError):
+        return read_spec(spec.folder).config.budget
+    return spec.config.budget

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from quarterhour.data.files import write_text
 from quarterhour.search_spaces.point import TrialConfig
-from quarterhour.tune.foreign import damage_told, read_json
+from quarterhour.tune.foreign import damage_told, read_json, tell
 from quarterhour.tune.ledger import config_in
 from quarterhour.tune.run_folder import QUEUE
 
@@ -33,6 +33,12 @@ def waiting_points(folder: Path) -> list[tuple[Path, TrialConfig]]:
         with suppress(FileNotFoundError), damage_told():
             points.append((path, config_in(path, read_json(path))))
     return points
+
+
+def refuse(file: Path, reason: str) -> None:
+    """Let a point wait no more that cannot be trained; its file stays, under another name."""
+    tell(f"{file} is not trained: {reason}")
+    file.rename(f"{file}.refused")
 
 
 def _files(folder: Path) -> list[Path]:

@@ -185,26 +185,31 @@ class Search:
         for folder in trial_folders(source):
             with damage_told():
                 if self._takes(spec := self._now(read_spec(folder))):
-                    taken.append((source.name, self._budgeted(spec.config)))
+                    taken.append((source.name, self._own(spec.config)))
         return taken
 
-    def _budgeted(self, config: TrialConfig) -> TrialConfig:
-        """A configuration of another run, with this search's budget."""
-        return self.budget.applied_to(replace(config, budget=self.baseline.budget))
+    def _own(self, config: TrialConfig) -> TrialConfig:
+        """A configuration with this search's budget, seed and precision."""
+        own = replace(self.baseline, model=config.model, optim=config.optim, data=config.data)
+        return self.budget.applied_to(own)
 
     def _takes(self, spec: TrialSpec) -> bool:
         """Whether a trial of another run has a result that this search would come to itself."""
         result = spec.result()
-        same = (spec.config.seed, spec.config.precision) == (self.seed, self.baseline.precision)
-        if not (result and result.final and same):
+        if not (result and result.final):
             return False
         if self.sharing and not spec.may_adopt(spec.folder):
             return False
+        return not self.why_unfit(spec.config)
+
+    def why_unfit(self, config: TrialConfig) -> str | None:
+        """Why a configuration is no point of this search; None if it is one."""
         try:
-            budgeted = self._budgeted(spec.config)
-        except ValueError:
-            return False
-        return not self.why_outside(spec.config) and budgeted.key("") == spec.config.key("")
+            if self._own(config).key("") != config.key(""):
+                return "its budget, seed or precision is not that of the search"
+        except BudgetTooSmallError as error:
+            return str(error)
+        return self.why_outside(config)
 
     def why_outside(self, config: TrialConfig) -> str | None:
         """Why a configuration is no point of the space; None if it is one."""

@@ -84,11 +84,15 @@ class SearchState:
         return spec
 
     def end(self, spec: TrialSpec) -> None:
-        """Take in how a trial that has begun ended."""
-        result = spec.result()
-        if result and (result.crashed or result.status is Status.INFEASIBLE):
-            record_ending(spec.folder, result.status)
-        self._close(spec)
+        """Take in how a trial that has begun ended. One that is damaged is left alone."""
+        with damage_told():
+            result = spec.result()
+            if result and (result.crashed or result.status is Status.INFEASIBLE):
+                record_ending(spec.folder, result.status)
+            self._close(spec)
+        if lost := self._open.pop(spec.name, None):
+            self._study.give_up(lost)
+            self._progress.hide(spec)
         self._clock.save()
 
     def _take_up(self, spec: TrialSpec) -> None:
@@ -176,5 +180,5 @@ class SearchState:
         return ", ".join(f"{spec.name} {self._text(spec)}" for spec in self._best)
 
     def _text(self, spec: TrialSpec) -> str:
-        result = spec.result()
+        result = spec.ending()
         return objectives_text(result.metrics, self._search.objectives) if result else ""

@@ -128,6 +128,10 @@ class LedgerStudy:
             trial.set_constraint(name, value)
         self._study.tell(trial, self._values(result), STATES[result.status])
 
+    def give_up(self, trial: optuna.Trial) -> None:
+        """End a trial of which nothing is known: its folder is damaged."""
+        self._study.tell(trial, state=TrialState.FAIL)
+
     def best(self) -> list[int]:
         """Numbers of the best trials in Optuna: one, or the Pareto front of several objectives."""
         return [trial.number for trial in self._study.best_trials]

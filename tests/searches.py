@@ -19,9 +19,10 @@ from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.places import Resources
 from quarterhour.tune.progress import SearchProgress
 from quarterhour.tune.run_folder import METRICS, Row, Status
+from quarterhour.tune.search.first_points import FirstPoint, starting_points
 from quarterhour.tune.search.journal import open_storage
 from quarterhour.tune.search.limits import Limits
-from quarterhour.tune.search.settings import FirstPoint, Search
+from quarterhour.tune.search.settings import Search
 from quarterhour.tune.search.state import SearchState
 from quarterhour.tune.search.study import STUDY_NAME
 
@@ -135,7 +136,7 @@ class Driver:
     ) -> None:
         self.search = search
         if first_points is None:
-            first_points = search.first_points([])
+            first_points = starting_points(search, [])
         limits = Limits(trials=trials, hours=hours)
         progress = SearchProgress(Console(quiet=True), trials)
         self.state = SearchState(search, resources, first_points, limits, progress)

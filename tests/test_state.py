@@ -29,6 +29,7 @@ from quarterhour.search_spaces.profiles import QUICK
 from quarterhour.search_spaces.reference import SIX
 from quarterhour.tune.run_folder import CONFIG, METRICS, QUEUE, RESULT, STUDY, Status
 from quarterhour.tune.run_reader import read_rows
+from quarterhour.tune.search.first_points import points_of, starting_points
 from quarterhour.tune.search.queue import add_point, waiting_points
 from quarterhour.tune.search.settings import Search
 from quarterhour.tune.search.study import STATES
@@ -278,7 +279,7 @@ def test_a_search_beside_another_adopts_what_is_finished_and_trains_the_rest(tmp
         done.end(trial, diverge if number == 2 else complete)
     other = tiny_search(tmp_path, "other", objectives=("heldout_loss", "tokens_per_second"))
     driver = Driver(
-        other, trials=8, first_points=other.first_points(other.points_of(one.folder))
+        other, trials=8, first_points=starting_points(other, points_of(other, one.folder))
     ).run()
     assert driver.trained == []
     assert statuses(other) == statuses(one)
@@ -299,7 +300,7 @@ def test_what_was_trained_elsewhere_for_a_time_is_not_adopted(tmp_path: Path):
     Driver(one, trials=6).run()
     other = tiny_search(tmp_path, "other", budget="seconds:5")
     driver = Driver(
-        other, trials=6, first_points=other.first_points(other.points_of(one.folder))
+        other, trials=6, first_points=starting_points(other, points_of(other, one.folder))
     ).run()
     assert len(driver.trained) == 6
     assert [spec.key for spec in other.trials()] == [spec.key for spec in one.trials()]
@@ -315,7 +316,7 @@ def test_what_was_stopped_early_or_failed_elsewhere_is_not_adopted(tmp_path: Pat
     assert first.next()
     other = tiny_search(tmp_path, "other")
     driver = Driver(
-        other, trials=3, first_points=other.first_points(other.points_of(one.folder))
+        other, trials=3, first_points=starting_points(other, points_of(other, one.folder))
     ).run()
     assert other.trials()[0].key == one.trials()[2].key
     assert driver.trained == ["0001", "0002"]
@@ -325,14 +326,14 @@ def test_sources_with_another_seed_budget_or_space_give_no_first_points(tmp_path
     one = tiny_search(tmp_path, "one")
     Driver(one, trials=7).run()
     again = tiny_search(tmp_path, "again")
-    assert len(again.first_points(again.points_of(one.folder))) == 7
+    assert len(starting_points(again, points_of(again, one.folder))) == 7
     for other in (
         tiny_search(tmp_path, "seed", seed=1),
         tiny_search(tmp_path, "budget", budget="steps:9"),
     ):
-        assert other.first_points(other.points_of(one.folder)) == list(other.reference.items())
+        assert starting_points(other, points_of(other, one.folder)) == list(other.reference.items())
     rates = tiny_search(tmp_path, "rates", space=three_rates)
-    assert rates.first_points(rates.points_of(one.folder)) == []
+    assert starting_points(rates, points_of(rates, one.folder)) == []
 
 
 def test_a_finished_search_does_nothing_at_its_next_start(tmp_path: Path):
@@ -542,7 +543,7 @@ def test_ashas_rungs_have_the_rows_of_adopted_trials(tmp_path: Path):
     Driver(one, trials=8).run()
     other = tiny_search(tmp_path, "other", scheduler="asha")
     driver = Driver(
-        other, trials=8, first_points=other.first_points(other.points_of(one.folder))
+        other, trials=8, first_points=starting_points(other, points_of(other, one.folder))
     ).run()
     losses = {spec.name: loss_of(spec.config) for spec in other.trials()}
     for rung, values in rungs(driver).items():
@@ -717,8 +718,8 @@ def test_points_of_several_sources_come_once_and_the_six_by_their_names(tmp_path
     Driver(one, trials=8).run()
     Driver(two, trials=4).run()
     search = tiny_search(tmp_path, "search")
-    points = search.first_points(
-        point for run in (one, two, one) for point in search.points_of(run.folder)
+    points = starting_points(
+        search, [point for run in (one, two, one) for point in points_of(search, run.folder)]
     )
     assert sorted(origin for origin, _ in points) == sorted([*SIX, "one", "one"])
     assert Driver(search, trials=8, first_points=points).run().trained == []
@@ -855,7 +856,7 @@ def test_a_figure_of_the_machine_is_adopted_from_equal_hardware_and_sharing_alon
     first, second = (tiny_search(tmp_path, name, objectives=objectives) for name in "ab")
     first, second = on_machine(first, "this", 1), on_machine(second, machine, sharing)
     Driver(first, trials=2).run()
-    assert bool(second.points_of(first.folder)) == adopts
+    assert bool(points_of(second, first.folder)) == adopts
     driver = Driver(second, trials=2).run()
     assert driver.trained == ([] if adopts else ["0000", "0001"])
     plain = replace(on_machine(tiny_search(tmp_path, "c"), "other", 1), sharing=None)

@@ -29,6 +29,7 @@ from quarterhour.tune.ledger import TrialSpec, open_trials
 from quarterhour.tune.places import Resources
 from quarterhour.tune.progress import SearchProgress
 from quarterhour.tune.run_reader import read_rows
+from quarterhour.tune.search.first_points import starting_points
 from quarterhour.tune.search.settings import Search, SearchRequest, build_search
 from quarterhour.tune.training.trial import Trial
 
@@ -70,7 +71,7 @@ def search_ours(folder: Path, tokens: str, seed: int) -> list[TrialSpec]:
     experiment, search = build(folder / f"ours{seed}", tokens, seed)
     limits = Limits(trials=6 + 2 * WHOLE_TRIALS, hours=None)
     with experiment.opened(), SearchProgress(Console(), limits.trials) as progress:
-        first_points = search.first_points([])
+        first_points = starting_points(search, [])
         state = SearchState(search, experiment.resources, first_points, limits, progress)
         run_search(state, experiment, progress)
     return search.trials()[6:]

@@ -82,6 +82,7 @@ def search(
     """
     from quarterhour.tune.cluster.searcher import run_search
     from quarterhour.tune.progress import SearchProgress
+    from quarterhour.tune.search.first_points import points_of, starting_points
     from quarterhour.tune.search.limits import Limits
     from quarterhour.tune.search.settings import SearchRequest, build_search
     from quarterhour.tune.search.state import SearchState
@@ -95,8 +96,8 @@ def search(
             resources=options.planned_resources(cpus_per_trial, gpus_per_trial, address, runs),
         )  # fmt: skip
         experiment, planned = build_search(request)
-        taken = {source: planned.points_of(source) for source in from_ or []}
-        first_points = planned.first_points(chain.from_iterable(taken.values()))
+        taken = {source: points_of(planned, source) for source in from_ or []}
+        first_points = starting_points(planned, chain.from_iterable(taken.values()))
     console = PlainConsole()
     console.print(_headline(experiment, planned, taken))
     for configuration, config in planned.reference.items():

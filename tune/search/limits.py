@@ -1,8 +1,14 @@
-"""When a search begins no more trials: its limits, and what gets in its way."""
+"""When a search begins no more trials: its limits, its clock, and what gets in its way."""
 
+import json
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from quarterhour.data.files import write_text
+from quarterhour.tune.run_folder import ELAPSED
+from quarterhour.tune.run_reader import elapsed_seconds
 
 # In a row; after them a search stops.
 MOST_FAILURES = 5
@@ -30,6 +36,23 @@ class Limits:
         if self.trials is not None and trials >= self.trials:
             return True
         return self.hours is not None and seconds >= self.hours * 3600
+
+
+class SearchClock:
+    """Seconds that a search has run, over all its starts; kept in its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / ELAPSED
+        self._began = time.monotonic() - elapsed_seconds(folder)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds until now."""
+        return time.monotonic() - self._began
+
+    def save(self) -> None:
+        """Remember them for the next start."""
+        write_text(self._path, json.dumps({"seconds": self.seconds}))
 
 
 @dataclass(kw_only=True)

@@ -1,9 +1,7 @@
 """A search, resolved before anything trains: space, equal budget, objectives, first points."""
 
-import json
-import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +10,6 @@ from typing import Any
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from quarterhour.data.files import write_text
 from quarterhour.search_spaces.budget import BudgetTooSmallError, SearchBudget
 from quarterhour.search_spaces.open_ended import draw, load_space, locate
 from quarterhour.search_spaces.point import TrialConfig
@@ -25,7 +22,6 @@ from quarterhour.tune.places import Resources
 from quarterhour.tune.run_folder import (
     COLUMNS,
     CONFIG,
-    ELAPSED,
     EXPERIMENT,
     FRESH_SEEDS,
     HELDOUT_BITS_PER_BYTE,
@@ -33,10 +29,8 @@ from quarterhour.tune.run_folder import (
 )
 from quarterhour.tune.run_reader import (
     check_names,
-    elapsed_seconds,
     is_trial_name,
     read_experiment,
-    trial_folders,
 )
 from quarterhour.tune.search.objectives import parse_objectives
 from quarterhour.tune.search.queue import waiting_points
@@ -45,8 +39,6 @@ CHECKED_POINTS = 100
 SCHEDULERS = ("asha", "none")
 # At its end a search trains this many of its best again, with this many seeds that are new to it.
 CANDIDATES, SEEDS_OF_CANDIDATES = 3, 3
-
-FirstPoint = tuple[str, TrialConfig]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +104,7 @@ class Search:
         specs: list[TrialSpec] = []
         for number in self.numbers():
             with suppress(FileNotFoundError), damage_told():
-                specs.append(self._now(read_spec(self.folder / f"{number:04d}")))
+                specs.append(self.as_now(read_spec(self.folder / f"{number:04d}")))
         return [spec for spec in specs if spec.name == spec.folder.name]
 
     def numbers(self) -> list[int]:
@@ -123,7 +115,7 @@ class Search:
         names = [path.parent.name for path in paths if is_trial_name(path.parent.name)]
         return sorted(int(name) for name in names if name == f"{int(name):04d}")
 
-    def _now(self, spec: TrialSpec) -> TrialSpec:
+    def as_now(self, spec: TrialSpec) -> TrialSpec:
         """A trial, to be trained from now on."""
         return replace(spec, provenance=self.provenance, sharing=self.sharing)
 
@@ -137,7 +129,7 @@ class Search:
             folder=self.folder / name,
             origin=origin,
         )
-        return self._now(spec)
+        return self.as_now(spec)
 
     def new_config(self, values: Mapping[str, Any]) -> TrialConfig:
         """The configuration of a user's point, on the baseline.
@@ -158,54 +150,18 @@ class Search:
                 raise ValueError(f"that point waits in {self.folder} already")
         return config
 
-    def first_points(self, taken: Iterable[FirstPoint]) -> list[FirstPoint]:
-        """What the search begins with: points taken from other runs, then the six in the space."""
-        six = [(n, config) for n, config in self.reference.items() if not self.why_outside(config)]
-        points = [*taken, *six]
-        # Each point once. The six keep their names, wherever they come from.
-        origins = {config.key(self.data_fingerprint): origin for origin, config in points}
-        configs = {config.key(self.data_fingerprint): config for _, config in points}
-        return [(origins[key], config) for key, config in configs.items()]
+    def own(self, config: TrialConfig) -> TrialConfig:
+        """A configuration with this search's budget, seed and precision.
 
-    def points_of(self, source: Path) -> list[FirstPoint]:
-        """Another run's results with this search's budget, seed and precision, in its space.
-
-        Raises ValueError where it is no run folder or was trained on other data.
+        Raises BudgetTooSmallError where the budget is too small for it.
         """
-        description = read_experiment(source)
-        if not description:
-            raise ValueError(f"--from {source}: it is no run folder, for it has no experiment.json")
-        other = description.get("data", {}).get("fingerprint")
-        if other != self.data_fingerprint:
-            raise ValueError(
-                f"--from {source}: it was trained on data with fingerprint {other}, and this search"
-                f" is on {self.data_fingerprint}; their losses cannot be compared"
-            )
-        taken: list[FirstPoint] = []
-        for folder in trial_folders(source):
-            with damage_told():
-                if self._takes(spec := self._now(read_spec(folder))):
-                    taken.append((source.name, self._own(spec.config)))
-        return taken
-
-    def _own(self, config: TrialConfig) -> TrialConfig:
-        """A configuration with this search's budget, seed and precision."""
         own = replace(self.baseline, model=config.model, optim=config.optim, data=config.data)
         return self.budget.applied_to(own)
-
-    def _takes(self, spec: TrialSpec) -> bool:
-        """Whether a trial of another run has a result that this search would come to itself."""
-        result = spec.result()
-        if not (result and result.final):
-            return False
-        if self.sharing and not spec.may_adopt(spec.folder):
-            return False
-        return not self.why_unfit(spec.config)
 
     def why_unfit(self, config: TrialConfig) -> str | None:
         """Why a configuration is no point of this search; None if it is one."""
         try:
-            if self._own(config).key("") != config.key(""):
+            if self.own(config).key("") != config.key(""):
                 return "its budget, seed or precision is not that of the search"
         except BudgetTooSmallError as error:
             return str(error)
@@ -231,23 +187,6 @@ class Search:
             for seed in seeds
             for spec in chosen
         ]
-
-
-class SearchClock:
-    """Seconds that a search has run, over all its starts; kept in its folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / ELAPSED
-        self._began = time.monotonic() - elapsed_seconds(folder)
-
-    @property
-    def seconds(self) -> float:
-        """Seconds until now."""
-        return time.monotonic() - self._began
-
-    def save(self) -> None:
-        """Remember them for the next start."""
-        write_text(self._path, json.dumps({"seconds": self.seconds}))
 
 
 def build_search(request: SearchRequest) -> tuple[Experiment, Search]:

@@ -358,7 +358,7 @@ def test_hours_are_counted_over_all_starts_and_begin_no_trial_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     now = 1_000.0
-    monkeypatch.setattr("quarterhour.tune.search.settings.time.monotonic", lambda: now)
+    monkeypatch.setattr("quarterhour.tune.search.limits.time.monotonic", lambda: now)
     search = tiny_search(tmp_path)
     driver = Driver(search, hours=1)
     for seconds in (1_500, 1_500):

@@ -40,8 +40,8 @@ class Status(StrEnum):
     """How a trial stands.
 
     Without a result it is WAITING to begin, RUNNING, or STOPPED while no process trains its run.
-    With one it is COMPLETE, FAILED by an error, PRUNED as unpromising, or INFEASIBLE: too large to
-    train.
+    With one it is COMPLETE, FAILED by an error, PRUNED as unpromising, or INFEASIBLE: it does not
+    fit in memory or budget.
     """
 
     WAITING = "WAITING"

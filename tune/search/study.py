@@ -151,5 +151,5 @@ class LedgerStudy:
 
 
 def _constraints(result: Result) -> dict[str, float]:
-    """Above 0 where it is violated: by a point that does not fit in memory."""
+    """Above 0 where it is violated: by a point that does not fit in memory or budget."""
     return {"memory": 1.0} if result.status is Status.INFEASIBLE else {}

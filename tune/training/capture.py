@@ -1,7 +1,7 @@
 """A step that a GPU replays as one CUDA graph, whose launches cost the host almost nothing.
 
 A step launches some 840 kernels, and most of them are shorter than their launch. On an H200 a step
-of the paper's baseline takes 7.5 ms replayed, and 17 to 30 ms launched kernel by kernel. Compiled
+of the paper's baseline takes 6.7 ms replayed, and 17 to 31 ms launched kernel by kernel. Compiled
 layers alone save nothing; beside the graph they save 1 ms a step and cost 10 s at the start.
 
 A graph keeps the memory of its step for itself. Evaluations take theirs beside it.

@@ -47,18 +47,16 @@ class Batches:
                 "the held-out documents have a single token, and none after it to score: use a"
                 " larger corpus, or another tokenizer"
             )
-        n_windows = max(0, len(tokens.train) - config.seq_len)
-        n_validation = int(n_windows * VALIDATION_SHARE)
-        if min(n_validation, n_windows - n_validation) < config.batch_size:
+        self._n_windows = max(0, len(tokens.train) - config.seq_len)
+        self._n_validation = int(self._n_windows * VALIDATION_SHARE)
+        if min(self._n_validation, self._n_windows - self._n_validation) < config.batch_size:
             raise ValueError(
                 f"the corpus has {len(tokens.train):,} training tokens: too few for one batch of"
                 f" data.batch_size {config.batch_size} windows of data.seq_len {config.seq_len}"
                 " from its training and from its validation windows; use a larger corpus"
             )
-        windows = np.random.default_rng([seed, SPLIT_STREAM]).permutation(n_windows)
-        self._validation, self._training = windows[:n_validation], windows[n_validation:]
         self._epoch = -1
-        self._order = self._training
+        self._starts = np.empty(0)
 
     def batch_at(self, step: int) -> np.ndarray:
         """The batch [B, T + 1] of 0-based `step`: the windows at `starts_at(step)`."""
@@ -72,14 +70,24 @@ class Batches:
         """
         first = step * self.config.batch_size
         places = range(first, first + self.config.batch_size)
-        return np.array([self._window_at(place) for place in places])
+        return np.array([self._window_at(place) for place in places], dtype=np.int64)
 
     def _window_at(self, place: int) -> int:
-        epoch, index = divmod(place, len(self._training))
+        epoch, index = divmod(place, self._n_windows - self._n_validation)
         if epoch != self._epoch:
-            rng = np.random.default_rng([self.seed, ORDER_STREAM, epoch])
-            self._epoch, self._order = epoch, rng.permutation(self._training)
-        return self._order[index]
+            self._shuffle(epoch)
+        return self._starts[self._n_validation + index]
+
+    def _shuffle(self, epoch: int) -> None:
+        """Put all windows in their order: validation's, then training's as the epoch draws them.
+
+        They are the only array of the corpus's length, in as few bytes as hold a place in it.
+        """
+        self._epoch = epoch
+        self._starts = np.arange(self._n_windows, dtype=np.min_scalar_type(self._n_windows))
+        np.random.default_rng([self.seed, SPLIT_STREAM]).shuffle(self._starts)
+        training = self._starts[self._n_validation :]
+        np.random.default_rng([self.seed, ORDER_STREAM, epoch]).shuffle(training)
 
     def _windows(self, starts_B: np.ndarray) -> np.ndarray:
         offsets = np.arange(self.config.seq_len + 1)
@@ -87,9 +95,11 @@ class Batches:
 
     def leaky_validation(self, n_batches: int) -> Iterator[np.ndarray]:
         """The reference's validation: its first `n_batches` full batches in a fixed order."""
+        if self._epoch < 0:
+            self._shuffle(0)
         size = self.config.batch_size
-        for first in range(0, min(n_batches * size, len(self._validation) - size + 1), size):
-            yield self._windows(self._validation[first : first + size])
+        for first in range(0, min(n_batches * size, self._n_validation - size + 1), size):
+            yield self._windows(self._starts[first : first + size].astype(np.int64))
 
     def heldout(self) -> Iterator[np.ndarray]:
         """The held-out documents as batches [≤ B, ≤ T + 1] that do not overlap.

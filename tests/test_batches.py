@@ -1,3 +1,4 @@
+import tracemalloc
 from dataclasses import replace
 from itertools import chain
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from quarterhour.data.batches import BatchConfig, Batches
 from quarterhour.data.tokens import TokenData
 from quarterhour.search_spaces.profiles import PROFILES
 from quarterhour.search_spaces.reference import reference_configurations
+from quarterhour.tune.training.memory import TOKEN_BYTES
 
 N_TRAIN, N_HELDOUT = 400, 101
 
@@ -51,6 +53,31 @@ def test_it_is_so_in_any_order_of_steps_and_after_anything_else(seed: int, steps
 def test_the_order_of_windows_does_not_depend_on_the_size_of_a_batch():
     ones, fives = batches(batch_size=1), batches(batch_size=5)
     assert first_tokens(ones, range(500)) == first_tokens(fives, range(100))
+
+
+def test_windows_are_drawn_as_by_numpys_permutation_whatever_their_bytes():
+    for n_train in (200, 300, 2**16 + 8, 2**16 + 9):
+        made = Batches(numbered_tokens(n_train), BatchConfig(batch_size=4, seq_len=8), seed=3)
+        windows = np.random.default_rng([3, 0]).permutation(n_train - 8)
+        validation, training = np.split(windows, [int(len(windows) * 0.1)])
+        for epoch in (0, 2, 1):
+            order = np.random.default_rng([3, 1, epoch]).permutation(training)
+            place = epoch * len(training)
+            step, skipped = -(-place // 4), -place % 4
+            assert (made.starts_at(step) == order[skipped : skipped + 4]).all()
+        leaky = np.concatenate([batch[:, 0] for batch in made.leaky_validation(3)])
+        assert (leaky == validation[:12] % 2**16).all()
+
+
+def test_of_a_large_corpus_only_the_windows_places_are_held():
+    tokens = numbered_tokens(2_000_000)
+    tracemalloc.start()
+    made = Batches(tokens, BatchConfig(batch_size=4, seq_len=8), seed=0)
+    assert tracemalloc.get_traced_memory()[1] < 10_000, "a configuration is checked by one"
+    made.batch_at(0)
+    list(made.leaky_validation(20))
+    assert tracemalloc.get_traced_memory()[1] < 1.01 * TOKEN_BYTES * 2_000_000
+    tracemalloc.stop()
 
 
 def test_windows_are_consecutive_tokens():

@@ -1,12 +1,19 @@
 """What Ray Tune asks of a search and is told, by its own interfaces, without a cluster."""
 
+import errno
+import os
 import pickle
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from ray import tune as ray_tune
 from ray.air.execution._internal import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.tune import TuneError
 from ray.tune.execution import tune_controller
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
@@ -22,10 +29,11 @@ from searches import (
 )
 from tiny import tiny_config
 
-from quarterhour.tune.cluster.fit import MAX_FAILURES, FailureCallback, NoTrialStartsError
+from quarterhour.tune.cluster.fit import MAX_FAILURES, FailureCallback, NoTrialStartsError, fit
 from quarterhour.tune.cluster.searcher import PruningScheduler, StateSearcher
 from quarterhour.tune.cluster.trainable import from_param_space, to_param_space
 from quarterhour.tune.ledger import TrialSpec
+from quarterhour.tune.places import ClusterError
 from quarterhour.tune.run_folder import CONFIG, METRICS, RESULT, Status
 
 
@@ -156,6 +164,34 @@ def test_a_trial_whose_process_died_waits_longer_each_time(tmp_path: Path):
     result = from_param_space(trial.config["trial"]).result()
     assert result
     assert result.reason == "its process died, perhaps for want of memory"
+
+
+def test_a_trial_waits_for_a_full_disk_and_an_ending_that_cannot_be_written_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.jsonl")
+    callback, trial = FailureCallback(), failed_attempt(tmp_path, full)
+    callback.on_trial_start(0, [], trial)
+    callback.on_trial_recover(0, [], trial)
+    assert trial.config["pause"] > 0
+
+    @contextmanager
+    def no_ray(_: object) -> Generator[str]:
+        yield str(tmp_path)
+
+    def ends(_: object) -> None:
+        try:
+            raise full
+        except OSError:
+            raise TuneError("a traceback")  # noqa: B904 (as Tune does)
+
+    monkeypatch.setattr("quarterhour.tune.cluster.fit.connected", no_ray)
+    monkeypatch.setattr(ray_tune.Tuner, "fit", ends)
+    monkeypatch.setattr(ray_tune.Tuner, "__init__", lambda *_, **__: None)
+    monkeypatch.setattr(ray_tune, "with_parameters", lambda trainable, **_: trainable)
+    nothing: Any = SimpleNamespace(folder=tmp_path)
+    with pytest.raises(ClusterError, match=r"No space left on device: 'metrics.jsonl'$"):
+        fit(nothing, TWO_AT_ONCE, nothing, nothing)
 
 
 def test_an_error_of_a_process_before_its_trial_is_that_of_all(tmp_path: Path):

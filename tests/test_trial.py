@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from quarterhour.data.tokens import TokenData
 from quarterhour.model.sampling import PROMPTS
 from quarterhour.tune.run_folder import Status
 from quarterhour.tune.run_reader import read_rows
+from quarterhour.tune.training.memory import TOKEN_BYTES
 from quarterhour.tune.training.trainer import Trainer
 from quarterhour.tune.training.trial import Trial, train_batches
 
@@ -237,6 +239,18 @@ def test_batches_gathered_on_the_device_are_those_of_their_steps(tokens: TokenDa
     for step, batch in zip(steps, train_batches(batches, on_device, steps), strict=True):
         assert batch.dtype == torch.int64
         assert np.array_equal(batch.numpy(), batches.batch_at(step))
+
+
+def test_a_trial_on_the_cpu_holds_no_copy_of_the_tokens(tokens: TokenData, tmp_path: Path):
+    large = TokenData(tokens.folder)
+    large.train = np.resize(tokens.train, 2_000_000)
+    trial = Trial(tiny_spec(tmp_path, tokens), large, torch.device("cpu"))
+    tracemalloc.start()
+    rows = trial.rows()
+    next(rows)
+    assert tracemalloc.get_traced_memory()[1] < 1.2 * TOKEN_BYTES * 2_000_000
+    tracemalloc.stop()
+    rows.close()
 
 
 class ReadsForbidden(TorchDispatchMode):

@@ -6,6 +6,8 @@ import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,37 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 # (torch 2.11.0+cu130, driver 580.159.04) it was 552 MB at first, 808 after steps of all precisions
 # and at most 896 with a recorded step. A process cannot measure its own: a card tells that of all.
 CUDA_CONTEXT_BYTES = 900_000_000
+
+CGROUPS, MEMBERSHIPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
+
+def cpu_count() -> int:
+    """Cores that this process may use: those of its affinity, no more than its container's."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    limits = [*_limits("cpu.max"), *_limits("cpu.cfs_quota_us", "cpu.cfs_period_us")]
+    return max(1, int(min([cores, *(quota / period for quota, period in limits)])))
+
+
+def _limits(*files: str) -> Iterator[list[int]]:
+    """The numbers in these files of this process's control groups, which say `max` or -1 for none.
+
+    The groups that they are in count too. Version 1 has its own names of files, and more groups.
+    """
+    for group in _control_groups():
+        with suppress(OSError, ValueError):
+            words = [word for name in files for word in (group / name).read_text().split()]
+            if int(words[0]) > 0:
+                yield [int(word) for word in words]
+
+
+def _control_groups() -> Iterator[Path]:
+    """The folders of this process's control groups on Linux; a container may not have them all."""
+    memberships = MEMBERSHIPS.read_text().splitlines() if MEMBERSHIPS.exists() else []
+    for _, controllers, path in (line.split(":", 2) for line in memberships):
+        root = CGROUPS / controllers
+        group = root / path.lstrip("/")
+        yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(root))
 
 
 def gpu_count() -> int:
@@ -59,10 +92,12 @@ def graphics_cards(*fields: str) -> list[str]:
 
 
 def device_memory_bytes(device: str) -> int:
-    """Memory of a GPU, or of the machine."""
+    """Memory of a GPU, or of the machine: no more than its container's."""
     if device == "cuda":
         return torch.cuda.get_device_properties().total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [*_limits("memory.max"), *_limits("memory.limit_in_bytes")]
+    return min([installed, *(limit for (limit,) in limits)])
 
 
 def compute_capability(device: str) -> tuple[int, int]:
@@ -102,7 +137,7 @@ def describe_hardware(device: str) -> dict[str, Any]:
     """The machine, as a result names it. Memory in bytes."""
     cpu = torch.cpu.get_capabilities().get("cpu_name") or platform.machine()
     memory = device_memory_bytes("cpu")
-    described = {"device": device, "name": cpu, "cores": os.cpu_count(), "memory_bytes": memory}
+    described = {"device": device, "name": cpu, "cores": cpu_count(), "memory_bytes": memory}
     if device == "cuda":
         described["name"] = torch.cuda.get_device_name()
         described["gpu_memory_bytes"] = device_memory_bytes("cuda")

@@ -1,13 +1,13 @@
 """What one trial gets of a machine or a cluster, and how many trials run at once."""
 
 import math
-import os
 from dataclasses import dataclass
 
 from quarterhour.search_spaces.point import TrialConfig
 from quarterhour.tune.machine import (
     CUDA_CONTEXT_BYTES,
     compute_capability,
+    cpu_count,
     device_memory_bytes,
     gpu_count,
     why_no_gpu,
@@ -147,7 +147,7 @@ def plan_resources(
     They are those of this machine, or of each machine in a cluster. GPUs may be "auto". Raises
     ValueError where the user asked for more than the machine has.
     """
-    cpus, gpus = float(os.cpu_count() or 1), float(gpu_count())
+    cpus, gpus = float(cpu_count()), float(gpu_count())
     if cluster:
         cpus, gpus = cluster.cpus, cluster.gpus if gpus else 0.0  # of those that torch can use
     by_memory = gpus_per_trial == "auto"

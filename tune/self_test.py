@@ -19,6 +19,7 @@ from quarterhour.tune.machine import (
     CUDA_CONTEXT_BYTES,
     best_precision,
     compute_capability,
+    cpu_count,
     describe_hardware,
     gpu_count,
     keep_freed_memory,
@@ -93,6 +94,7 @@ def _golden(device: torch.device) -> Check:
 
 def _training(device: torch.device, config: TrialConfig) -> Iterator[Check]:
     """Steps of the paper's baseline: memory, rate, and share of the device's own peak."""
+    torch.set_num_threads(cpu_count())  # torch itself counts the machine's, not a container's
     keep_freed_memory()
     reset_peak_memory(device)
     before = peak_memory_bytes(device)

@@ -1,6 +1,8 @@
 """Tune on a Ray that is started or joined for it, and what it does where trials fail."""
 
+import errno
 import logging
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -83,14 +85,17 @@ class FailureCallback(ray_tune.Callback):
         self._started = True
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Keep what a trial could not write itself; let one whose process died wait a while."""
+        """Keep what a trial could not write itself; let it wait where memory or disk was short."""
         spec, error = from_param_space(trial.config["trial"]), _last_error(trial)
-        if isinstance(error, RayActorError) and not error.actor_init_failed:
+        died = isinstance(error, RayActorError) and not error.actor_init_failed
+        disk_is_full = os.strerror(errno.ENOSPC) in str(error)
+        if died or disk_is_full:
             trial.config[PAUSE] = PAUSES[trial.run_metadata.num_failures - 1]
+        if died:
             self._deaths += 1
             if not self._started and self._deaths > MAX_FAILURES:
                 raise NoTrialStartsError("its process died before it began")
-        elif not (spec.folder / ERROR).exists():
+        elif not disk_is_full and not (spec.folder / ERROR).exists():
             write_error(spec, str(error))
             if not self._started:  # no code of ours was reached
                 raise NoTrialStartsError(str(error).strip().splitlines()[-1])
@@ -116,7 +121,8 @@ def fit(
 ) -> None:
     """Let Tune run trials until all have ended or it is stopped.
 
-    Raises NoTrialStartsError, and ClusterError where Ray cannot start or has died.
+    Raises NoTrialStartsError, and ClusterError where Ray cannot start or has died, or the disk is
+    too full for a result.
     """
     # A failed trial's traceback is in its folder; its reason is shown.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
@@ -142,7 +148,18 @@ def fit(
                 failure_config=ray_tune.FailureConfig(max_failures=MAX_FAILURES),
             ),
         )
-        tuner.fit()
+        try:
+            tuner.fit()
+        except (OSError, ray_tune.TuneError) as error:
+            raise ClusterError(_why(error)) from error
+
+
+def _why(error: BaseException) -> str:
+    """What has ended Tune: what could not be written, or else its own words."""
+    cause: BaseException | None = error
+    while cause and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    return str(cause or error).strip().splitlines()[-1]
 
 
 def _last_error(trial: Any) -> Exception:

@@ -1,6 +1,5 @@
 """The commands that train the six reference configurations: grid, run."""
 
-import os
 import signal
 from collections.abc import Generator
 from pathlib import Path
@@ -97,12 +96,13 @@ def run(
     from quarterhour.search_spaces.point import parse_assignment
     from quarterhour.tune.experiment import ExperimentRequest, build_experiment
     from quarterhour.tune.ledger import open_trials
+    from quarterhour.tune.machine import cpu_count
 
     with options.bad_input():
         assigned = dict(parse_assignment(text) for text in set_ or [])
         values = assigned | _settings(max_steps, precision)
         if cpus_per_trial is None:
-            cpus_per_trial = os.cpu_count()  # nothing else runs beside it
+            cpus_per_trial = cpu_count()  # nothing else runs beside it
         request = ExperimentRequest(
             kind="run", only=configuration, profile=profile, protocol=protocol, corpus=corpus,
             tokenizer=tokenizer, values=values, seeds=(values.get("seed", 0),), name=name,

@@ -17,7 +17,8 @@ PROCESS_BYTES = 520_000_000
 # the share of each term that stays resident beside it, as fragments that nothing else fits into.
 LIBRARIES_BYTES = 16_200_000
 SCATTERED = {"activations": 0.49, "gradients": 0.27}
-# A training token where batches are gathered: int32.
+# For each training token: on a GPU the token in int32, on a CPU the place of its window in uint32.
+# There the tokens are the pages of a file, which all trials share.
 TOKEN_BYTES = 4
 # Reserved for allocated memory on a GPU, and what the first step's stream keeps in holes between
 # the optimizer's moments: measured on an H200 with expandable segments.

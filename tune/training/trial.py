@@ -55,7 +55,9 @@ class Trial:
         self.trainer = Trainer(self.config, device)
         self.checkpoints = Checkpoints(self.spec.folder)
         self.seconds = 0.0
-        self._train_tokens = torch.from_numpy(tokens.train.astype(np.int32)).to(device)
+        self._gpu_tokens = None  # on a CPU all trials share the pages of a file
+        if device.type != "cpu":
+            self._gpu_tokens = torch.from_numpy(tokens.train.astype(np.int32)).to(device)
         reset_peak_memory(device)
 
     @property
@@ -135,7 +137,7 @@ class Trial:
         stopwatch = Stopwatch(self.device)
         updates: list[tuple[Tensor, Tensor]] = []
         train_batch: Row = {}
-        batches = train_batches(self.batches, self._train_tokens, steps)
+        batches = train_batches(self.batches, self._gpu_tokens, steps)
         for step in steps:
             begin = stopwatch.mark()
             batch_BT = next(batches)
@@ -158,7 +160,7 @@ class Trial:
         return {
             "step": self.trainer.step,
             "tokens": tokens,
-            "epochs": tokens / len(self._train_tokens),
+            "epochs": tokens / len(self.batches.tokens.train),
             "flops": tokens * self.config.model.flops_per_token(self.config.data.seq_len),
             "seconds": self.seconds,
             "window_steps": len(seconds),
@@ -191,11 +193,17 @@ class Trial:
         self.spec.write_result(Status.COMPLETE, row)
 
 
-def train_batches(batches: Batches, tokens: Tensor, steps: Sequence[int]) -> Iterator[Tensor]:
+def train_batches(
+    batches: Batches, tokens: Tensor | None, steps: Sequence[int]
+) -> Iterator[Tensor]:
     """The training batches [B, T + 1] of `steps`, gathered where all training `tokens` lie.
 
-    Where their windows begin is copied there once for all of them.
+    Where their windows begin is copied there once for all of them. Without `tokens` they are read
+    from the file that all trials share.
     """
+    if tokens is None:
+        yield from (torch.from_numpy(batches.batch_at(step)) for step in steps)
+        return
     starts = np.stack([batches.starts_at(step) for step in steps])
     offsets_T = torch.arange(batches.config.seq_len + 1, device=tokens.device)
     for starts_B in torch.from_numpy(starts).to(tokens.device):

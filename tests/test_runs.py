@@ -205,6 +205,13 @@ DAMAGED = [
     ("result.json", DEEP, "maximum recursion depth"),
     ("config.json", b'{"name": "\xff"}', "codec can't decode"),
     ("config.json", json.dumps(NO_CONFIGURATION).encode(), "steps holds a str"),
+    (
+        "result.json",
+        json.dumps(UNTOLD | {"status": "COMPLETE", "metrics": {"a": 1}}).encode(),
+        "are no row",
+    ),
+    ("result.json", json.dumps(UNTOLD | {"parameters": 10**400}).encode(), "has 401 digits"),
+    ("metrics.jsonl", b'{"step": 1, "tokens": 1' + b"0" * 400 + b"}\n", "line 1 is no row"),
     ("metrics.jsonl", DEEP + b"\n", "line 1 is no row"),
     ("metrics.jsonl", b'{"step": "1"}\n', "line 1 is no row"),
     ("metrics.jsonl", b'{"step": 1, "train_loss": "$x$"}\n', "line 1 is no row"),

@@ -268,12 +268,19 @@ def read_json(path: Path, kind: Any = dict) -> Any:
     """What one of our json files holds; DamagedError where it is of another kind."""
     content = read_file(path)
     try:
-        value = json.loads(content)
+        value = json.loads(content, parse_int=_whole)
         if misfit := _misfit(value, kind):
             raise ValueError(misfit)
     except (ValueError, RecursionError) as error:
         raise DamagedError(path, f" cannot be read ({error})", MEND) from error
     return value
+
+
+def _whole(digits: str) -> int:
+    """A whole number of JSON. Raises ValueError for one that is no float's size."""
+    if len(digits) > sys.float_info.max_10_exp:
+        raise ValueError(f"a number has {len(digits)} digits")
+    return int(digits)
 
 
 def _misfit(value: Any, kind: Any, name: str = "it") -> str | None:
@@ -336,9 +343,11 @@ def read_ending(trial: Path) -> dict[str, Any] | None:
     look_anew(trial)
     with suppress(FileNotFoundError):
         result = read_json(trial / RESULT, _RESULT_KIND)
-        if result["status"] in [status for status in Status if status.ended]:
-            return {name: result.get(name) for name in _RESULT_KIND}
         fault = f" cannot be read (its status is {result['status'][:40]!r})"
+        if result["metrics"] and not _is_row(result["metrics"]):
+            fault = " cannot be read (its metrics are no row)"
+        elif result["status"] in [status for status in Status if status.ended]:
+            return {name: result.get(name) for name in _RESULT_KIND}
         raise DamagedError(trial / RESULT, fault, MEND)
     return None
 
@@ -431,7 +440,8 @@ def read_rows(folder: Path, having: str = "") -> list[Row]:
     path = folder / METRICS
     lines = [line for line in _whole_lines(path) if not having or f'"{having}"'.encode() in line]
     try:
-        rows = json.loads(b"[" + b",".join(lines) + b"]")  # one call for all is much faster
+        # One call for all is much faster.
+        rows = json.loads(b"[" + b",".join(lines) + b"]", parse_int=_whole)
         are_rows = len(rows) == len(lines) and all(map(_is_row, rows))
         if are_rows and all(a["step"] < b["step"] for a, b in pairwise([{"step": 0}, *rows])):
             return rows
@@ -464,7 +474,7 @@ def _read_lines(path: Path, lines: list[bytes]) -> list[Row]:
     last = 0
     for number, line in enumerate(lines, start=1):
         try:
-            row: Any = json.loads(line)
+            row: Any = json.loads(line, parse_int=_whole)
         except (ValueError, RecursionError):
             row = None
         if not _is_row(row):

@@ -16,6 +16,7 @@ from quarterhour.tune.run_folder import (
     OBJECTIVES,
     STUDY,
     Status,
+    damage_told,
     elapsed_seconds,
     owner,
     read_experiment,
@@ -272,7 +273,8 @@ def dashboard(
             planned = read_search(folder, space)
             study = LedgerStudy(planned)
             for spec in planned.trials():
-                study.take_up(spec)
+                with damage_told():
+                    study.take_up(spec)
             storage = study.storage
         PlainConsole().print(f"http://127.0.0.1:{port}/ shows {folder}; Ctrl-C ends it")
         serve(Dashboard(folder, storage), port)

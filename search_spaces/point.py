@@ -160,12 +160,8 @@ class TrialConfig:
         """
         parts: dict[str, Any] = {}
         for name, value in values.items():
-            kind = _kinds(cls).get(name)
-            if (
-                dataclasses.is_dataclass(kind)
-                and isinstance(kind, type)
-                and isinstance(value, dict)
-            ):
+            kind: Any = _kinds(cls).get(name)
+            if dataclasses.is_dataclass(kind) and isinstance(value, dict):
                 for field, part in value.items():
                     _checked(kind, field, f"{name}.{field}", part)
                 parts[name] = kind(**value)

@@ -263,7 +263,7 @@ def test_what_is_no_plain_file_is_named(
 def test_a_folder_that_is_not_called_as_its_trial_is_somebody_elses(tmp_path: Path, copy: str):
     run = write_experiment(tmp_path / "run", ["a"])
     shutil.copytree(write_trial(run, "a", ROWS), run / copy)
-    assert load_run(run).trials["folder"].to_list() == [str(run / "a/seed0")]
+    assert load_run(run).trials["folder"].to_list() == [run / "a/seed0"]
 
 
 def test_a_copy_of_a_trial_in_the_run_folder_is_named(tmp_path: Path):

@@ -254,6 +254,7 @@ _EXPERIMENT_KIND = {
     "seeds": ([int], NoneType),
     "data": (dict, NoneType),
     "domains": (dict, NoneType),
+    "resources": ({"concurrency": (int, NoneType)}, NoneType),
     "resolved": ({ANY: _POINT_KIND}, NoneType),
     "search": (
         {"objectives": dict, "seed": int, "space": str, "budget": str, "scheduler": str},

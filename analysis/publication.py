@@ -15,7 +15,7 @@ _SENTENCE = re.compile(r"[:;,]\s")
 def publishable(run: Run) -> Run:
     """The run without absolute paths, names of machines, and characters that steer a terminal.
 
-    The last name of an absolute path stays. Where the run's files are does not change.
+    The last name of an absolute path stays. Where the trials' files are does not change.
     """
     experiment = _told(run.experiment)
     resources = experiment.get("resources") or {}
@@ -23,7 +23,9 @@ def publishable(run: Run) -> Run:
         resources["machines"] = len(cluster["machines"])
     trials = run.trials.map(_told).assign(folder=run.trials["folder"])
     names = {name: run.rows[name].map(_told) for name in ("configuration",) if name in run.rows}
-    return replace(run, experiment=experiment, trials=trials, rows=run.rows.assign(**names))
+    folder = run.folder.with_name(plain(run.folder.name))
+    rows = run.rows.assign(**names)
+    return replace(run, experiment=experiment, trials=trials, rows=rows, folder=folder)
 
 
 def _told(value: Any) -> Any:

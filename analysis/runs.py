@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from quarterhour.tune.foreign import MEND, DamagedError, tell
+from quarterhour.tune.foreign import MEND, DamagedError, plain, tell
 from quarterhour.tune.run_folder import CONFIG, EXPERIMENT, TRIAL, Row, Status
 from quarterhour.tune.run_reader import (
     check_names,
@@ -56,7 +56,7 @@ def load_run(folder: Path) -> Run:
     experiment = _read_experiment(folder)
     trials = {
         (name, seed): _waiting(name, seed)
-        for name in experiment["configurations"]
+        for name in map(plain, experiment["configurations"])
         for seed in experiment["seeds"]
     }
     rows: list[Row] = []
@@ -68,7 +68,8 @@ def load_run(folder: Path) -> Run:
         except DamagedError as error:
             tell(str(error))
             trial, trial_rows = _damaged(trial_folder, experiment, error.reason), []
-        if trial["configuration"] not in (trial_folder.name, trial_folder.parent.name):
+        trial |= {name: plain(value) for name, value in trial.items() if type(value) is str}
+        if trial["configuration"] not in map(plain, trial_folder.parts[-2:]):
             continue  # somebody's copy
         key = trial["configuration"], trial["seed"]
         if key in trials and trials[key]["folder"]:
@@ -143,7 +144,7 @@ def _read_trial(
         | waiting
         | {field: value for field, value in result.items() if field != "metrics"}
         | {"key": config["key"], "origin": config.get("origin")}
-        | {"steps_done": rows[-1]["step"] if rows else 0, "folder": str(folder)}
+        | {"steps_done": rows[-1]["step"] if rows else 0, "folder": folder}
         | {"provenance": provenance(folder)}
     )
     return trial, rows
@@ -158,7 +159,7 @@ def _damaged(folder: Path, experiment: dict[str, Any], reason: str) -> dict[str,
         else (folder.parent.name, int(seed))
     )
     config = (experiment.get("resolved") or {}).get(name, {})
-    told = {"status": Status.FAILED, "reason": reason, "folder": str(folder)}
+    told = {"status": Status.FAILED, "reason": reason, "folder": folder}
     return dotted(config) | _waiting(name, seed) | told
 
 

@@ -49,8 +49,9 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole, in UTF-8."""
-    write_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    """Write a text file whole, in UTF-8; bytes of a path that are no text stay as they are."""
+    content = text.encode(errors="surrogateescape")
+    write_file(path, lambda temporary: temporary.write_bytes(content))
 
 
 def write_folder(path: Path, write: Callable[[Path], object]) -> None:

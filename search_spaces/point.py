@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import difflib
+import functools
 import hashlib
 import heapq
 import itertools
@@ -119,7 +120,9 @@ class TrialConfig:
         if "budget.seconds" in values:
             values = {"budget.steps": 0, **values}
         top = {path: value for path, value in values.items() if "." not in path}
-        result = replace(self, **{path: _checked(self, path, path, v) for path, v in top.items()})
+        result = replace(
+            self, **{path: _checked(type(self), path, path, v) for path, v in top.items()}
+        )
         sections: dict[str, dict[str, Any]] = {}
         for path in values.keys() - top.keys():
             section, field = path.split(".", 1)
@@ -128,7 +131,7 @@ class TrialConfig:
             part = getattr(result, section, None)
             if not dataclasses.is_dataclass(part) or isinstance(part, type):
                 raise _unknown(f"{section}.{next(iter(fields))}")
-            checked = {f: _checked(part, f, f"{section}.{f}", v) for f, v in fields.items()}
+            checked = {f: _checked(type(part), f, f"{section}.{f}", v) for f, v in fields.items()}
             result = replace(result, **{section: replace(part, **checked)})
         return result
 
@@ -151,14 +154,24 @@ class TrialConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The configuration whose `asdict` gave `values`."""
-        sections = typing.get_type_hints(cls)
-        return cls(
-            **{
-                name: sections[name](**value) if isinstance(value, dict) else value
-                for name, value in values.items()
-            }
-        )
+        """The configuration whose `asdict` gave `values`.
+
+        Raises ValueError or TypeError where they are of none.
+        """
+        parts: dict[str, Any] = {}
+        for name, value in values.items():
+            kind: Any = _kinds(cls).get(name)
+            if (
+                isinstance(kind, type)
+                and dataclasses.is_dataclass(kind)
+                and isinstance(value, dict)
+            ):
+                for field, part in value.items():
+                    _checked(kind, field, f"{name}.{field}", part)
+                parts[name] = kind(**value)
+            else:
+                parts[name] = _checked(cls, name, name, value)
+        return cls(**parts)
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
@@ -175,7 +188,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
 def _paths() -> list[str]:
     """All dotted paths of a TrialConfig."""
     paths: list[str] = []
-    for name, kind in typing.get_type_hints(TrialConfig).items():
+    for name, kind in _kinds(TrialConfig).items():
         if dataclasses.is_dataclass(kind):
             paths += [f"{name}.{field.name}" for field in dataclasses.fields(kind)]
         else:
@@ -195,10 +208,14 @@ def plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _checked(part: Any, field: str, path: str, value: Any) -> Any:
+_kinds = functools.cache(typing.get_type_hints)
+"""The fields of a class, and what they hold."""
+
+
+def _checked(part: type, field: str, path: str, value: Any) -> Any:
     """`value` as the field's type; a whole number passes for a float. Else ValueError."""
     value = plain(value)
-    kind = typing.get_type_hints(type(part)).get(field)
+    kind = _kinds(part).get(field)
     if kind is None or dataclasses.is_dataclass(kind):
         raise _unknown(path)
     if typing.get_origin(kind) is Literal:

@@ -1,10 +1,11 @@
 """A user's own space: a function in a Python file of theirs, whose code runs."""
 
+import io
 import runpy
 import sys
 import warnings
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -33,7 +34,7 @@ def read_space(name: str) -> Space:
         with _beside(file):
             names = runpy.run_path(file)
     except (Exception, SystemExit) as error:
-        raise ValueError(f"--space {name}: {file} cannot be run: {error}") from error
+        raise ValueError(f"--space {name}: {file} cannot be run: {_told(error)}") from error
     if not callable(names.get(function)):
         raise ValueError(f"--space {name}: {file} has no function {function}")
     mark.parent.mkdir(exist_ok=True)
@@ -105,12 +106,16 @@ def _called(function: Space, file: str, trial: BaseTrial) -> Mapping[str, Any]:
             return dict(function(cast(BaseTrial, _PlainTrial(trial))))
     except ValueError:
         raise
-    except Exception as error:
-        raise ValueError(f"{type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise ValueError(_told(error)) from error
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def quiet(space: Space, trial: BaseTrial) -> Mapping[str, Any]:
-    """A point of a space whose warnings were shown before: without them."""
-    with warnings.catch_warnings():
+    """A point of a space whose warnings and prints were shown before: without them."""
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         return space(trial)

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -93,6 +94,23 @@ def test_bad_input_ends_in_one_line_and_exit_code_2_before_anything_trains(
     assert errors.startswith("quarterhour: ")
     assert len(errors.splitlines()) == 1
     assert not list(tmp_path.rglob("metrics.jsonl"))
+
+
+@pytest.mark.parametrize("option", ["--runs", "--name"])
+def test_a_path_that_is_no_text_is_refused(option: str, quarterhour: Quarterhour):
+    code, _, errors = quarterhour("run", "baseline", option, os.fsdecode(b"caf\xe9"))
+    assert code == 2
+    assert r"/caf\udce9" in errors
+    assert "is no text in this locale: pass another --runs and --name" in errors
+
+
+def test_a_disk_without_room_for_the_output_ends_in_one_line(tmp_path: Path):
+    write_grid(tmp_path / "grid")
+    command = [sys.executable, "-m", "quarterhour", "verify", "grid", "--json"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == "quarterhour: [Errno 28] No space left on device\n"
 
 
 def unreachable() -> None:

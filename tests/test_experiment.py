@@ -28,5 +28,17 @@ def test_the_commit_is_that_of_a_repository_which_holds_the_source(
     git(tmp_path, "add", "--force", str(source))
     git(tmp_path, "commit", "-qm", "ours")
     assert git_commit() == git(tmp_path, "rev-parse", "HEAD")
+    other = tmp_path / ".venv/other"
+    other.mkdir()
+    (other / "experiment.py").touch()
+    git(other, "init", "-q")
+    git(other, "add", ".")
+    git(other, "commit", "-qm", "of the user's environment")
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(other / ".git/index"))
+    ours = git_commit()
+    monkeypatch.undo()
+    monkeypatch.setattr("quarterhour.tune.experiment.__file__", str(source))
+    assert ours == git(tmp_path, "rev-parse", "HEAD")
     source.write_text("changed")
     assert git_commit() == git(tmp_path, "rev-parse", "HEAD") + "+changes"

@@ -201,3 +201,23 @@ def test_the_windows_of_a_billion_steps_are_made_one_by_one():
     assert list(itertools.islice(budget.window_ends(), 3)) == [1, 2, 3]
     assert tracemalloc.get_traced_memory()[1] < 1e6
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "reason"),
+    [
+        ("model.n_layers", True, "it must be of type int"),
+        ("model.d_model", 96.0, "it must be of type int"),
+        ("optim.learning_rate", "1", "it must be of type float"),
+        ("optim.learning_rate", None, "it must be of type float"),
+        ("precision", "int3", "it must be fp32 or bf16 or fp16"),
+        ("model.extra", 3, "unknown key 'model.extra'"),
+        ("model", 3, "unknown key 'model'"),
+    ],
+)
+def test_values_of_a_file_that_are_of_another_kind_are_named(path: str, value: Any, reason: str):
+    values: dict[str, Any] = asdict(BASE)
+    *sections, name = path.split(".")
+    (values[sections[0]] if sections else values)[name] = value
+    with pytest.raises(ValueError, match=reason):
+        TrialConfig.from_dict(values)

@@ -491,6 +491,7 @@ def test_a_full_disk_or_a_read_only_run_is_told_with_what_moves_the_report(
 
 
 HOSTILE = ["=cmd|' /C calc'!A0", r"$\foo$", "[/b] [red]", "a\x1b[31mb", "_hidden %#&~^{}", "+1-@"]
+HOSTILE += ["caf\udce9"]  # of a path whose bytes are no UTF-8
 
 
 @pytest.fixture(scope="module")
@@ -502,7 +503,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "data": {"corpus": "/home/alice/my data/corpus.txt", "tokenizer": "/data/of/alice"},
         "resources": {"cpus": 2, "cluster": {"address": "h:1", "machines": ["host-7", "host-8"]}},
     }
-    for name in ("r [b] %#", "r [b] %%", "..one"):
+    for name in ("r [b] %#", "r [b] %%", "..one\udce9"):
         run = write_experiment(runs / name, HOSTILE, **told)
         for n, configuration in enumerate(HOSTILE):
             failed = COMPLETE | {"status": "FAILED", "reason": "not in /home/alice/x, $\\bar$\x07"}
@@ -536,7 +537,11 @@ def test_latex_and_links_take_the_folders_of_any_name(hostile: Path):
     inputs = re.findall(r"\\input\{(.*)\}", (hostile / "tables/tables.tex").read_text())
     assert inputs
     assert all(re.fullmatch(r"[A-Za-z0-9._/-]+", file) for file in inputs)
-    assert {path.name for path in (hostile / "figures").iterdir()} == {"-one", "r-b-", "r-b--2"}
+    assert {path.name for path in (hostile / "figures").iterdir()} == {
+        "-one-udce9",
+        "r-b-",
+        "r-b--2",
+    }
     page = Page((hostile / "report.html").read_text(encoding="utf-8"))
     links = {link.removeprefix("#") for link in page.values("href") if link != "data:,"}
     assert links <= set(page.values("id"))

@@ -209,6 +209,13 @@ DAMAGED = [
     ("result.json", DEEP, "maximum recursion depth"),
     ("config.json", b'{"name": "\xff"}', "codec can't decode"),
     ("config.json", json.dumps(NO_CONFIGURATION).encode(), "steps holds a str"),
+    (
+        "result.json",
+        json.dumps(UNTOLD | {"status": "COMPLETE", "metrics": {"a": 1}}).encode(),
+        "are no row",
+    ),
+    ("result.json", json.dumps(UNTOLD | {"parameters": 10**400}).encode(), "has 401 digits"),
+    ("metrics.jsonl", b'{"step": 1, "tokens": 1' + b"0" * 400 + b"}\n", "line 1 is no row"),
     ("metrics.jsonl", DEEP + b"\n", "line 1 is no row"),
     ("metrics.jsonl", b'{"step": "1"}\n', "line 1 is no row"),
     ("metrics.jsonl", b'{"step": 1, "train_loss": "$x$"}\n', "line 1 is no row"),
@@ -260,7 +267,7 @@ def test_what_is_no_plain_file_is_named(
 def test_a_folder_that_is_not_called_as_its_trial_is_somebody_elses(tmp_path: Path, copy: str):
     run = write_experiment(tmp_path / "run", ["a"])
     shutil.copytree(write_trial(run, "a", ROWS), run / copy)
-    assert load_run(run).trials["folder"].to_list() == [str(run / "a/seed0")]
+    assert load_run(run).trials["folder"].to_list() == [run / "a/seed0"]
 
 
 def test_a_copy_of_a_trial_in_the_run_folder_is_named(tmp_path: Path):

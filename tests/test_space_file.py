@@ -141,8 +141,21 @@ def test_a_space_imports_what_lies_beside_it_and_nothing_else_does(tmp_path: Pat
 
 def test_a_space_that_ends_the_process_is_refused(tmp_path: Path):
     (tmp_path / "own.py").write_text("raise SystemExit(0)\n")
-    with pytest.raises(ValueError, match=r"own\.py cannot be run: 0"):
+    with pytest.raises(ValueError, match=r"own\.py cannot be run: SystemExit: 0"):
         load_space(f"{tmp_path}/own.py:space", QUICK)
+    (tmp_path / "own.py").write_text("import sys\ndef space(trial):\n    sys.exit()\n")
+    with pytest.raises(ValueError, match=r"own\.py:space: SystemExit: "):
+        load_space(f"{tmp_path}/own.py:space", QUICK)
+
+
+def test_what_a_space_prints_and_warns_of_is_heard_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    text = f"import warnings\ndef space(trial):\n    print('mine')\n    return {{{RATE}}}\n"
+    (tmp_path / "own.py").write_text(text)
+    space = load_space(f"{tmp_path}/own.py:space", QUICK)
+    Driver(tiny_search(tmp_path, space=space), trials=3).run()
+    assert capsys.readouterr().out == "mine\n"
 
 
 @pytest.fixture

@@ -760,6 +760,23 @@ def test_a_damaged_trial_is_told_and_left_alone_and_the_search_goes_on(
     assert len(set(keys)) == len(keys)
 
 
+@pytest.mark.parametrize("value", [None, "x", [1], float("nan"), 10**400, [[1]]])
+def test_a_complete_trial_without_the_objective_is_told_and_left_alone(
+    value: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    search = tiny_search(tmp_path)
+    Driver(search, trials=8).run()
+    file = search.trials()[3].folder / RESULT
+    result = json.loads(file.read_text())
+    result["metrics"]["heldout_loss"] = value
+    file.write_text(json.dumps(result))
+    again = Driver(search, trials=9).run()
+    (line,) = set(capsys.readouterr().err.splitlines())
+    assert line.startswith(f"quarterhour: {file} ")
+    assert again.state.ended
+    assert "0003" not in again.trained
+
+
 def test_the_key_of_a_damaged_trial_is_not_trained_again(tmp_path: Path):
     search = tiny_search(tmp_path, space=three_rates)
     Driver(search, trials=3, first_points=[]).run()

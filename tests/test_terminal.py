@@ -58,7 +58,7 @@ def test_names_are_shown_as_text(capsys: pytest.CaptureFixture[str]):
     assert [line.strip() for line in shown[1:4]] == ["[/b]", "[i]y", r"c\x9bd"]
 
 
-@pytest.mark.parametrize("name", ["r [/b]", "r [b]", "r :cat:", "r \x1b[31m"])
+@pytest.mark.parametrize("name", ["r [/b]", "r [b]", "r :cat:", "r \x1b[31m", "r \udce9"])
 def test_a_run_may_have_any_name(
     name: str,
     tmp_path: Path,
@@ -72,5 +72,5 @@ def test_a_run_may_have_any_name(
         main()
     assert not ended.value.code
     shown = capsys.readouterr().out
-    assert name.replace("\x1b", r"\x1b") in shown.replace("\n", "")
+    assert name.encode("unicode_escape").decode() in shown.replace("\n", "")
     assert "\x1b" not in shown

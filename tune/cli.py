@@ -36,7 +36,10 @@ for group in (train, tensorboard, doctor, search, analysis):
 
 
 def main() -> None:
-    """Entry point: one line and exit code 2 for bad input. SIGTERM is as Ctrl-C."""
+    """Entry point: one line and exit code 2 for bad input. SIGTERM is as Ctrl-C.
+
+    What the system refuses in the middle ends with one line and exit code 1.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -46,3 +49,6 @@ def main() -> None:
     except typer.TyperException as error:
         print(f"quarterhour: {plain(error.format_message())}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:  # such as a full disk, or none where the output goes
+        print(f"quarterhour: {plain(str(error))}", file=sys.stderr)
+        sys.exit(1)

@@ -48,7 +48,7 @@ class ExperimentRequest:
     """What a command was asked to train: all six configurations, or `only` one of them.
 
     `values` are settings by dotted path. A corpus and a tokenizer of None are the profile's.
-    Raises ValueError for a name that is a path.
+    Raises ValueError for a name that is a path, and for a path that is no text.
     """
 
     kind: str
@@ -68,6 +68,9 @@ class ExperimentRequest:
             raise ValueError(
                 f"--name is '{self.name}': it must be a plain name; --runs takes the folder"
             )
+        path = str(self.folder.absolute())
+        if path.encode(errors="replace").decode() != path:  # TensorBoard could not write there
+            raise ValueError(f"{path} is no text in this locale: pass another --runs and --name")
 
     @property
     def folder(self) -> Path:
@@ -285,8 +288,9 @@ def git_commit() -> str | None:
 
     def git(*arguments: str) -> str | None:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        others = {name: value for name, value in os.environ.items() if name[:4] != "GIT_"}
         try:
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            done = subprocess.run(command, env=others, capture_output=True, text=True, check=True)
         except (OSError, subprocess.CalledProcessError):
             return None
         return done.stdout.strip()

@@ -97,12 +97,19 @@ def read_json(path: Path, kind: Any = dict) -> Any:
     """What one of our json files holds; DamagedError where it is of another kind."""
     content = read_file(path)
     try:
-        value = json.loads(content)
+        value = json.loads(content, parse_int=whole)
         if fault := misfit(value, kind):
             raise ValueError(fault)
     except (ValueError, RecursionError) as error:
         raise DamagedError(path, f" cannot be read ({error})", MEND) from error
     return value
+
+
+def whole(digits: str) -> int:
+    """A whole number of JSON. Raises ValueError for one that is no float's size."""
+    if len(digits) > sys.float_info.max_10_exp:
+        raise ValueError(f"a number has {len(digits)} digits")
+    return int(digits)
 
 
 def misfit(value: Any, kind: Any, name: str = "it") -> str | None:

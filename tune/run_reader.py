@@ -25,6 +25,7 @@ from quarterhour.tune.foreign import (
     read_file,
     read_json,
     value_at,
+    whole,
 )
 from quarterhour.tune.run_folder import (
     BEFORE,
@@ -75,6 +76,7 @@ _EXPERIMENT_KIND = {
     "seeds": ([int], NoneType),
     "data": (dict, NoneType),
     "domains": (dict, NoneType),
+    "resources": ({"concurrency": (int, NoneType)}, NoneType),
     "resolved": ({ANY: _POINT_KIND}, NoneType),
     "search": (
         {"objectives": dict, "seed": int, "space": str, "budget": str, "scheduler": str},
@@ -120,9 +122,11 @@ def read_ending(trial: Path) -> dict[str, Any] | None:
     look_anew(trial)
     with suppress(FileNotFoundError):
         result = read_json(trial / RESULT, _RESULT_KIND)
-        if result["status"] in [status for status in Status if status.ended]:
-            return {name: result.get(name) for name in _RESULT_KIND}
         fault = f" cannot be read (its status is {result['status'][:40]!r})"
+        if result["metrics"] and not _is_row(result["metrics"]):
+            fault = " cannot be read (its metrics are no row)"
+        elif result["status"] in [status for status in Status if status.ended]:
+            return {name: result.get(name) for name in _RESULT_KIND}
         raise DamagedError(trial / RESULT, fault, MEND)
     return None
 
@@ -210,7 +214,8 @@ def read_rows(folder: Path, having: str = "") -> list[Row]:
     path = folder / METRICS
     lines = [line for line in _whole_lines(path) if not having or f'"{having}"'.encode() in line]
     try:
-        rows = json.loads(b"[" + b",".join(lines) + b"]")  # one call for all is much faster
+        # One call for all is much faster.
+        rows = json.loads(b"[" + b",".join(lines) + b"]", parse_int=whole)
         are_rows = len(rows) == len(lines) and all(map(_is_row, rows))
         if are_rows and all(a["step"] < b["step"] for a, b in pairwise([{"step": 0}, *rows])):
             return rows
@@ -243,7 +248,7 @@ def _read_lines(path: Path, lines: list[bytes]) -> list[Row]:
     last = 0
     for number, line in enumerate(lines, start=1):
         try:
-            row: Any = json.loads(line)
+            row: Any = json.loads(line, parse_int=whole)
         except (ValueError, RecursionError):
             row = None
         if not _is_row(row):

@@ -1,12 +1,11 @@
 """What the models of a run write."""
 
-from pathlib import Path
-
 import pandas as pd
 
 from quarterhour.analysis.chapters.search.results import search_results
 from quarterhour.analysis.runs import Run
 from quarterhour.analysis.sections import Section
+from quarterhour.tune.foreign import plain
 from quarterhour.tune.run_reader import read_samples
 
 SHOWN = 6
@@ -23,12 +22,12 @@ def samples(run: Run) -> pd.DataFrame:
         chosen = chosen.set_index("configuration", drop=False).loc[ranked]
     written = {
         f"{trial['configuration']} (step {texts[0]['step']})": {
-            text["prompt"]: text["continuation"]
+            plain(text["prompt"]): plain(text["continuation"])
             for text in texts
             if text["step"] == texts[0]["step"]
         }
         for trial in chosen.head(SHOWN).to_dict("records")
-        if (texts := read_samples(Path(trial["folder"])))
+        if (texts := read_samples(trial["folder"]))
     }
     return pd.DataFrame(written).rename_axis("prompt")
 

@@ -11,6 +11,7 @@ import typer
 
 from quarterhour.tune.commands import options
 from quarterhour.tune.commands.console import PlainConsole
+from quarterhour.tune.foreign import damage_told
 from quarterhour.tune.run_folder import ELAPSED, OBJECTIVES, STUDY, Status
 from quarterhour.tune.run_reader import elapsed_seconds, owner, read_experiment
 
@@ -262,7 +263,8 @@ def dashboard(
             planned = read_search(folder, space)
             study = LedgerStudy(planned)
             for spec in planned.trials():
-                study.take_up(spec)
+                with damage_told():
+                    study.take_up(spec)
             storage = study.storage
         PlainConsole().print(f"http://127.0.0.1:{port}/ shows {folder}; Ctrl-C ends it")
         serve(Dashboard(folder, storage), port)

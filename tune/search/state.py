@@ -154,7 +154,8 @@ class SearchState:
         assert result
         if self.pruner:
             self.pruner.record(spec)
-        self._study.tell(self._open.pop(spec.name), result, spec)
+        self._study.tell(self._open[spec.name], result, spec)
+        del self._open[spec.name]
         failures = self._obstacles.failures_in_a_row
         self._obstacles.failures_in_a_row = failures + 1 if result.crashed else 0
         self._remember(spec, result)

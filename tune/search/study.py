@@ -12,8 +12,9 @@ from optuna.trial import TrialState
 
 from quarterhour.search_spaces.open_ended import SpacePoint, locate
 from quarterhour.search_spaces.point import TrialConfig
+from quarterhour.tune.foreign import MEND, DamagedError
 from quarterhour.tune.ledger import Result, TrialSpec
-from quarterhour.tune.run_folder import OBJECTIVES, STUDY, Status
+from quarterhour.tune.run_folder import OBJECTIVES, RESULT, STUDY, Status
 from quarterhour.tune.run_reader import read_rows
 from quarterhour.tune.search.journal import Journal
 from quarterhour.tune.search.objectives import objective_values
@@ -72,7 +73,7 @@ class LedgerStudy:
     def take_up(self, spec: TrialSpec) -> optuna.Trial | None:
         """Take in a trial from before. One that has not ended runs again: its Optuna trial.
 
-        Raises ValueError if the space, which is a user's code, lacks it by now.
+        Raises ValueError if the space, which is a user's code, lacks it by now, and DamagedError.
         """
         try:
             point = locate(self._search.space, self._search.baseline, spec.config)
@@ -89,7 +90,7 @@ class LedgerStudy:
             state=STATES[result.status],
             params=point.params,
             distributions=point.distributions,
-            values=self._values(result),
+            values=self._values(result, spec),
             intermediate_values=self._intermediate_values(spec),
             constraints=_constraints(result),
         )
@@ -121,12 +122,13 @@ class LedgerStudy:
         return self._study.ask(distributions)
 
     def tell(self, trial: optuna.Trial, result: Result, spec: TrialSpec) -> None:
-        """End a trial as its folder says."""
+        """End a trial as its folder says; raises DamagedError, and leaves it open."""
+        values = self._values(result, spec)
         for tokens, value in self._intermediate_values(spec).items():
             trial.report(value, tokens)
         for name, value in _constraints(result).items():
             trial.set_constraint(name, value)
-        self._study.tell(trial, self._values(result), STATES[result.status])
+        self._study.tell(trial, values, STATES[result.status])
 
     def give_up(self, trial: optuna.Trial) -> None:
         """End a trial of which nothing is known: its folder is damaged."""
@@ -136,9 +138,14 @@ class LedgerStudy:
         """Numbers of the best trials in Optuna: one, or the Pareto front of several objectives."""
         return [trial.number for trial in self._study.best_trials]
 
-    def _values(self, result: Result) -> list[float] | None:
-        complete = result.status is Status.COMPLETE
-        return objective_values(result.metrics, self._search.objectives) if complete else None
+    def _values(self, result: Result, spec: TrialSpec) -> list[float] | None:
+        if result.status is not Status.COMPLETE:
+            return None
+        values = objective_values(result.metrics, self._search.objectives)
+        if not values:
+            fault = f" has no finite {' and '.join(self._search.objectives)}"
+            raise DamagedError(spec.folder / RESULT, fault, MEND)
+        return values
 
     def _intermediate_values(self, spec: TrialSpec) -> dict[int, float]:
         """A single objective's values by tokens; Optuna has none for several objectives."""

@@ -1,7 +1,6 @@
 """Tables of a search: how its trials ended, its best, what they are worth, and what decides."""
 
 import functools
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,7 +46,7 @@ def commands(run: Run) -> pd.DataFrame:
 
     Beside the search's folder such a command adopts the result; with another --runs it trains.
     """
-    folders = map(Path, search_results(run).ranked()["folder"].head(SHOWN_COMMANDS))
+    folders = search_results(run).ranked()["folder"].head(SHOWN_COMMANDS)
     shown = {folder.name: search.rerun_command(run, folder) for folder in folders}
     return pd.DataFrame({"command": shown}, dtype=str).rename_axis("trial")
 

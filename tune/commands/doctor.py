@@ -11,7 +11,7 @@ app = typer.Typer()
 VERDICTS = {None: "", True: "ok", False: "FAILED"}
 
 
-@app.command()
+@app.command(rich_help_panel=options.CHECK)
 def doctor(runs: options.Runs = Path("runs")) -> None:
     """Test this machine in about a minute; exit code 1 if it fails in numbers, speed or memory."""
     from quarterhour.tune.self_test import run_checks

@@ -60,8 +60,8 @@ class SearchBudget:
             least = replace(self, amount=float(QUARTERS * self.of_a_step(config)))
             raise BudgetTooSmallError(
                 f"budget {self} is {steps} step{'s' * (steps != 1)} of data.batch_size"
-                f" {config.data.batch_size} and data.seq_len {config.data.seq_len}: it must be at least"
-                f" {QUARTERS}, {least}"
+                f" {config.data.batch_size} and data.seq_len {config.data.seq_len}:"
+                f" it must be at least {QUARTERS}, {least}"
             )
         return replace(config, budget=config.budget.with_steps(steps))
 

@@ -126,6 +126,6 @@ class SearchProgress(_TrialBars):
         if not self.console.is_terminal:
             adopted = f"  adopted from {result.adopted_from}" if result.adopted_from else ""
             text = f"{spec.name} {result.status:<10} {spec.origin:<12} {result.reason or outcome}"
-            self.console.print(f"{text}{adopted}", markup=False, soft_wrap=True)
+            self.console.print(f"{text}{adopted}", markup=False)
         counts = ", ".join(f"{count} {status}" for status, count in self._statuses.items())
         self._show_all(self._statuses.total(), f"{counts}; best {best}")

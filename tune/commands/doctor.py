@@ -22,7 +22,7 @@ def doctor(runs: options.Runs = Path("runs")) -> None:
         failed += check.passed is False
         line = f"{VERDICTS[check.passed]:<6}  {check.name:<40}  {check.found}"
         limit = f" ({check.limit})" if check.limit else ""
-        console.print(line + limit, markup=False, highlight=False, soft_wrap=True)
+        console.print(line + limit, markup=False, highlight=False)
     console.print(f"{failed} failed" if failed else "all is well")
     if failed:
         raise typer.Exit(1)

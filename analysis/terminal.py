@@ -1,10 +1,13 @@
-"""Tables for a terminal of 100 columns: the paper's, those of `verify`, and a search's."""
+"""Tables for a terminal: the paper's, those of `verify`, and a search's."""
 
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 from rich import box
-from rich.console import Group
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -13,27 +16,66 @@ from quarterhour.analysis.chapters.paper.tables import TABLES
 from quarterhour.analysis.chapters.search import results as search
 from quarterhour.analysis.chapters.search.results import SearchResults
 from quarterhour.analysis.chapters.verify import Verdict
+from quarterhour.tune.run_folder import counted
 
 _NUMBERS = {name: str(number) for number, name in enumerate(TABLES, start=1)}
 _STYLES = {Verdict.REPRODUCED: "green", Verdict.DRIFT: "yellow", Verdict.FAILED: "bold red"}
 
 
+class _Column(NamedTuple):
+    """A column, whose header may have several lines."""
+
+    header: str
+    cells: Sequence[str | Text]
+    justify: Literal["left", "right"] = "left"
+
+    @property
+    def width(self) -> int:
+        lines = [line for text in (self.header, *self.cells) for line in str(text).splitlines()]
+        return max(map(cell_len, lines), default=0)
+
+
+class _Wide:
+    """A table that a narrow terminal shows in parts, each of which has the first column."""
+
+    def __init__(self, columns: Sequence[_Column], *, boxed: bool = True) -> None:
+        self._columns = columns
+        self._box = box.SIMPLE_HEAD if boxed else None
+
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
+        for part in self._parts(options.max_width):
+            table = Table(box=self._box, pad_edge=False)
+            for column in part:
+                table.add_column(Text(column.header), justify=column.justify, no_wrap=True)
+            for cells in zip_longest(*(column.cells for column in part)):
+                table.add_row(*cells)
+            yield table
+
+    def _parts(self, width: int) -> list[list[_Column]]:
+        first, *others = self._columns
+        gap, edges = (3, 2) if self._box else (2, 0)
+        parts = [[first]]
+        for column in others:
+            taken = edges + sum(gap + one.width for one in parts[-1]) + column.width
+            if taken > width and len(parts[-1]) > 1:
+                parts.append([first])
+            parts[-1].append(column)
+        return parts
+
+
 def comparison_table(comparison: Comparison) -> Group:
     """A table of the paper: our figures, and beside them the paper's, dimmed."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("\nconfiguration", overflow="fold")
     columns = [_printed_column(comparison, name) for name in comparison.ours]
-    for header, _ in columns:
-        table.add_column(Text(header), no_wrap=True)
-    for row, configuration in enumerate(comparison.ours.index):
-        table.add_row(Text(configuration), *(cells[row] for _, cells in columns))
+    table = _Wide([_Column("\nconfiguration", [*map(Text, comparison.ours.index)]), *columns])
     unfinished = "; ".join(f"{name} {note}" for name, note in comparison.unfinished.items() if note)
     said = (comparison.note, unfinished and f"unfinished: {unfinished}")
     notes = [Text(line) for line in said if line]
     return Group(Text(comparison.heading, style="bold"), table, *notes, "")
 
 
-def _printed_column(comparison: Comparison, name: str) -> tuple[str, list[Text]]:
+def _printed_column(comparison: Comparison, name: str) -> _Column:
     """Header and cells of one width, padded here: rich has no heading over two columns."""
     column, ours, paper = comparison.printed(name)
     ours, paper = ["ours", *ours], ["paper", *paper] if paper else [""] * (len(ours) + 1)
@@ -43,57 +85,59 @@ def _printed_column(comparison: Comparison, name: str) -> tuple[str, list[Text]]
         Text.assemble(our.rjust(ours_width), " ", (their.rjust(paper_width), "dim"))
         for our, their in zip(ours, paper, strict=True)
     ]
-    return f"{column.header:^{len(heads)}}\n{heads.plain}", cells
+    return _Column(f"{column.header:^{len(heads)}}\n{heads.plain}", cells)
 
 
 def cells_table(cells: pd.DataFrame) -> Group:
     """The cells that can be judged, and how many cannot for which reason."""
     judged = cells.loc[cells["status"] != Verdict.NOT_COMPARABLE]
     judged = judged.loc[~judged["setting"]]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for header in (
-        "table",
-        "configuration",
-        "measure",
-        "paper",
-        "ours",
-        "interval",
-        "n",
-        "verdict",
-    ):
-        is_number = header in ("paper", "ours", "interval", "n")
-        table.add_column(header, no_wrap=True, justify="right" if is_number else "left")
-    for cell in judged.to_dict("records"):
-        column = TABLE_COLUMNS[cell["column"]]
-        figures = (cell[name] for name in ("published", "ours", "low", "high"))
-        paper, ours, low, high = (_figure(figure, column.decimals) for figure in figures)
-        place = (_NUMBERS[cell["table"]], cell["configuration"], column.header)
-        interval = low and f"[{low}, {high}]"
-        table.add_row(*place, paper, ours, interval, str(cell["n"]), _coloured(cell["status"]))
+    table = _columns(
+        ("table", "configuration", "measure", "verdict", "paper", "ours", "interval", "n"),
+        [_judged_row(cell) for cell in judged.to_dict("records")],
+        right=("paper", "ours", "interval", "n"),
+    )
     tolerances = [tolerance for tolerance in judged["tolerance"].unique() if tolerance]
     legend = Text(f"interval: {'; '.join(tolerances)}. DRIFT: within twice its width.\n")
-    shown = [table] * bool(len(judged)) + [legend] * bool(tolerances)
+    shown = [_Wide(table)] * bool(len(judged)) + [legend] * bool(tolerances)
     return Group(*shown, _reasons(cells))
 
 
-def orderings_table(orderings: pd.DataFrame) -> Table:
+def _judged_row(cell: Mapping[Any, Any]) -> tuple[str | Text, ...]:
+    column = TABLE_COLUMNS[cell["column"]]
+    figures = (cell[name] for name in ("published", "ours", "low", "high"))
+    paper, ours, low, high = (_figure(figure, column.decimals) for figure in figures)
+    place = (_NUMBERS[cell["table"]], cell["configuration"], column.header)
+    interval = low and f"[{low}, {high}]"
+    return *place, _coloured(cell["status"]), paper, ours, interval, str(cell["n"])
+
+
+def _columns(
+    headers: Sequence[str], rows: Sequence[Sequence[str | Text]], right: Sequence[str]
+) -> list[_Column]:
+    """Columns of rows; those called `right` are figures."""
+    return [
+        _Column(header, [row[n] for row in rows], "right" if header in right else "left")
+        for n, header in enumerate(headers)
+    ]
+
+
+def orderings_table(orderings: pd.DataFrame) -> RenderableType:
     """What became of the claims of order."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for header in ("\nranked by", "best:\npaper", "\nours", "\nverdict", "order:\nverdict"):
-        table.add_column(header, no_wrap=True)
     counts = sorted({*orderings["n"]})
     n = " to ".join(dict.fromkeys(map(str, (counts[0], counts[-1]))))
-    table.add_column(f"rank correlation\nover {n}", no_wrap=True, justify="right")
+    correlation = f"rank correlation\nover {n}"
+    rows: list[tuple[str | Text, ...]] = []
     claims = orderings.to_dict("records")
     for order, best in zip(claims[::2], claims[1::2], strict=True):
         name, column = order["table"], order["column"]
         rho, low, high = (_figure(order[bound], ".2f") for bound in ("correlation", "low", "high"))
-        table.add_row(
-            *(f"{_NUMBERS[name]} {TABLE_COLUMNS[column].header}", best["published"], best["ours"]),
-            *(_coloured(claim["status"]) for claim in (best, order)),
-            rho and f"{rho} [{low}, {high}]",
-        )
-    return table
+        ranked_by = f"{_NUMBERS[name]} {TABLE_COLUMNS[column].header}"
+        verdicts = (_coloured(claim["status"]) for claim in (best, order))
+        bests = (best["published"], best["ours"])
+        rows.append((ranked_by, *verdicts, *bests, rho and f"{rho} [{low}, {high}]"))
+    headers = ("\nranked by", "best:\nverdict", "order:\nverdict", "best:\npaper", "\nours")
+    return _Wide(_columns((*headers, correlation), rows, right=(correlation,)))
 
 
 def _reasons(cells: pd.DataFrame) -> Table:
@@ -117,40 +161,43 @@ def _coloured(status: Verdict) -> Text:
 
 def states_table(results: SearchResults) -> Table:
     """Trials by state."""
-    table = Table("state", "trials", box=None)
+    table = Table("state", "trials", box=None, pad_edge=False)
     for status, count in results.searched["status"].value_counts().items():
         table.add_row(str(status), str(count))
     return table
 
 
-def best_table(results: SearchResults) -> Table:
-    """`best_trials` to read, a column each."""
+def best_table(results: SearchResults) -> RenderableType | None:
+    """`best_trials` to read, a column each; None where there are none."""
     best = search.best_trials(results)
-    table = Table("setting", *best.index, box=None)
-    for name in best:
-        values = (f"{x:.4g}" if isinstance(x, float) else str(x) for x in best[name])
-        table.add_row(str(name), *values)
-    return table
+    columns = [
+        _Column(str(number), [f"{x:.4g}" if isinstance(x, float) else str(x) for x in trial])
+        for number, trial in zip(best.index, best.to_numpy().tolist(), strict=True)
+    ]
+    settings = _Column("setting", [*map(str, best)])
+    return _Wide([settings, *columns], boxed=False) if columns else None
 
 
-def seed_table(results: SearchResults) -> Table:
-    """`seed_comparison` to read."""
-    table = Table("trial", "fresh seeds", f"mean {results.objective}", box=None)
-    table.add_column("minus best of the six", justify="right")
-    table.add_column("at 95 %")
+def seed_table(results: SearchResults) -> RenderableType | None:
+    """`seed_comparison` to read; None where there is none."""
+    rows: list[tuple[str, ...]] = []
     for row in search.seed_comparison(results).to_dict("records"):
         difference = _figure(row["difference"], "+.4f")
-        verdict = row["verdict"] if difference else "best of the six"
+        verdict = row["verdict"] if difference else "the best of the six"
         half = _figure((row["high"] - row["low"]) / 2, ".4f")
         difference += half and f" ± {half}"
-        table.add_row(row["trial"], str(row["n"]), f"{row['mean']:.4f}", difference, verdict)
-    return table
+        rows.append((row["trial"], verdict, difference, f"{row['mean']:.4f}", str(row["n"])))
+    figures = ("less best\nof the six", f"mean\n{results.objective}", "fresh\nseeds")
+    columns = _columns(("\ntrial", "\nat 95 %", *figures), rows, right=figures)
+    return _Wide(columns, boxed=False) if rows else None
 
 
 def spent_text(results: SearchResults) -> str:
     """`spent` as a sentence."""
     steps, tokens, flops, seconds = search.spent(results)
+    fresh = len(results.fresh)
+    included = f", {counted(fresh, 'trial')} with fresh seeds included" if fresh else ""
     return (
         f"spent {steps:,.0f} steps, {tokens:,.0f} tokens, {flops:.3g} FLOPs,"
-        f" {seconds:,.0f} device-seconds of training"
+        f" {seconds:,.0f} device-seconds of training{included}"
     )

@@ -59,8 +59,9 @@ class SearchBudget:
         if steps < QUARTERS:
             least = replace(self, amount=float(QUARTERS * self.of_a_step(config)))
             raise BudgetTooSmallError(
-                f"budget {self} is {steps} steps of data.batch_size {config.data.batch_size} and"
-                f" data.seq_len {config.data.seq_len}: it must be at least {QUARTERS}, {least}"
+                f"budget {self} is {steps} step{'s' * (steps != 1)} of data.batch_size"
+                f" {config.data.batch_size} and data.seq_len {config.data.seq_len}:"
+                f" it must be at least {QUARTERS}, {least}"
             )
         return replace(config, budget=config.budget.with_steps(steps))
 

@@ -107,8 +107,8 @@ def write_search(
 ) -> Path:
     """A search that begins with the six; every fourth of the others is pruned at a quarter."""
     search = {
-        "space": "open-ended", "budget": "steps:2000", "scheduler": "asha", "seed": 0,
-        "objectives": dict.fromkeys(objectives, "minimize"),
+        "space": "open-ended", "space_hash": None, "budget": "steps:2000",
+        "scheduler": "asha", "seed": 0, "objectives": dict.fromkeys(objectives, "minimize"),
     }  # fmt: skip
     resolved = {name: nested(BASELINE | values) for name, values in SIX.items()}
     run = write_experiment(

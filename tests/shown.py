@@ -20,9 +20,9 @@ def legend_of(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-def text_of(*shown: Any) -> str:
-    """As a terminal of 100 columns shows it."""
-    console = Console(width=100)
+def text_of(*shown: Any, width: int = 100) -> str:
+    """As a terminal of so many columns shows it."""
+    console = Console(width=width)
     with console.capture() as capture:
         console.print(*shown)
     return capture.get()

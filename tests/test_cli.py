@@ -172,7 +172,7 @@ def test_a_diverged_trial_is_told_with_its_reason_and_exit_code_1(
     command = "run baseline --set optim.learning_rate=1e30 --max-steps 9 --corpus tiny.jsonl"
     code, output, _ = quarterhour(*command.split())
     assert code == 1
-    assert "FAILED baseline/seed0: train_loss is nan after" in " ".join(output.split())
+    assert "FAILED baseline seed 0: train_loss is nan after" in " ".join(output.split())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -296,7 +296,7 @@ def test_a_damaged_trial_of_a_run_is_named_and_neither_trained_nor_lost(
     if name == "result.json":
         assert code == 1
         assert f"quarterhour: {trial.relative_to(tmp_path) / name} cannot be read" in errors
-        assert "FAILED small_model/seed0: result.json cannot be read" in " ".join(output.split())
+        assert "FAILED small_model seed 0: result.json cannot be read" in " ".join(output.split())
     assert {path: path.read_bytes() for path in trial.iterdir()} == before
     (trial / name).unlink()
     code, output, errors = quarterhour(*command.split())

@@ -4,14 +4,16 @@ import csv
 import io
 import json
 import os
+from datetime import datetime
 from pathlib import Path
 from wsgiref.util import setup_testing_defaults
 
 import pytest
 from searches import Driver, optuna_trials, tiny_search
 
-from quarterhour.tune.run_folder import STUDY
-from quarterhour.tune.search.dashboard import Dashboard, serve
+from quarterhour.tune.run_folder import METRICS, STUDY, Status
+from quarterhour.tune.run_reader import read_rows
+from quarterhour.tune.search.dashboard import Dashboard, serve, study_of
 from quarterhour.tune.search.journal import open_storage
 from quarterhour.tune.search.settings import Search
 
@@ -56,6 +58,41 @@ def test_it_shows_the_study(search: Search):
     assert ask(dashboard, "/dashboard")[0] == 200
     assert ask(dashboard, "/dashboard", "HEAD")[0] == 200
     assert ask(dashboard, "/api/studies/0")[0] == 200
+
+
+def test_it_tells_of_each_trial_when_it_ran_where_it_is_from_and_how_it_ended(tmp_path: Path):
+    search = tiny_search(tmp_path, scheduler="asha")
+    Driver(search, trials=12).run()
+    for number, spec in enumerate(search.trials()):
+        (spec.folder / f"events.out.tfevents.{1_700_000_000 + 100 * number}.host.1.0").touch()
+        os.utime(spec.folder / METRICS, (1_700_000_060 + 100 * number,) * 2)
+    for seed, loss in ((1, 3.25), (2, 3.5)):
+        folder = search.folder / "fresh_seeds/0001" / f"seed{seed}"
+        (fresh,) = (t for t in search.fresh_trials(search.trials()[1:2]) if t.folder == folder)
+        fresh.write_config()
+        fresh.write_result(Status.COMPLETE, {"step": 8, "heldout_loss": loss})
+    dashboard = Dashboard(search.folder, study_of(search))
+    (summary,) = json.loads(ask(dashboard, "/api/studies")[1])["study_summaries"]
+    study = json.loads(ask(dashboard, f"/api/studies/{summary['study_id']}")[1])
+    assert study["objective_names"] == ["heldout_loss"]
+    states = [trial["state"] for trial in study["trials"]]
+    assert "Pruned" in states
+    for spec, trial in zip(search.trials(), study["trials"], strict=True):
+        told = {attribute["key"]: attribute["value"] for attribute in trial["user_attrs"]}
+        result = spec.result()
+        assert result
+        assert (told["origin"], told["seed"]) == (spec.origin, "0")
+        assert told["status"] == result.status
+        assert ("reason" in told) == (result.status is Status.PRUNED)
+        assert trial["values"] == [read_rows(spec.folder)[-1]["heldout_loss"]]
+        began, ended = (
+            datetime.fromisoformat(trial[name]).timestamp()
+            for name in ("datetime_start", "datetime_complete")
+        )
+        assert began == 1_700_000_000 + 100 * int(spec.name)
+        assert ended - began == 60
+        note = "- fresh seed 1: heldout_loss 3.25\n- fresh seed 2: heldout_loss 3.5"
+        assert trial["note"]["body"] == (note if spec.name == "0001" else "")
 
 
 @pytest.mark.parametrize(

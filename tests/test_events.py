@@ -20,7 +20,15 @@ from quarterhour.data.tokens import TokenData
 from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.run_folder import Row, Status
 from quarterhour.tune.run_reader import read_rows
-from quarterhour.tune.training.events import STATUS_NUMBERS, STATUS_TAG, TAGS, record_ending, tag_of
+from quarterhour.tune.training.events import (
+    LAYOUT,
+    MEDIAN_SPEED_TAG,
+    STATUS_NUMBERS,
+    STATUS_TAG,
+    TAGS,
+    record_ending,
+    tag_of,
+)
 from quarterhour.tune.training.recorder import Recorder
 
 LAYERS = [f"grad_norm_layer{layer:02d}" for layer in (0, 1, 11)]
@@ -100,7 +108,8 @@ def test_nothing_is_logged_twice_but_losses_by_tokens(tmp_path: Path):
     tags = events_in(spec.folder).Tags()["scalars"]
     by_tokens = [tag for tag in tags if tag.startswith("loss_by_tokens/")]
     assert len(by_tokens) == 4
-    assert len(tags) == len(set(tags)) == len(TAGS) + len(LAYERS) + len(by_tokens) + 1  # status
+    others = {STATUS_TAG, MEDIAN_SPEED_TAG}
+    assert len(tags) == len(set(tags)) == len(TAGS) + len(LAYERS) + len(by_tokens) + len(others)
 
 
 def test_the_table_has_every_hyperparameter_before_the_first_row(tmp_path: Path):
@@ -109,7 +118,9 @@ def test_the_table_has_every_hyperparameter_before_the_first_row(tmp_path: Path)
     spec = spec_in(tmp_path / "0001")
     Recorder(spec, 0).close()
     shown = hparams_of(spec.folder, "session_start_info").hparams
-    assert set(shown) == {path for path, value in spec.config.values().items() if value is not None}
+    settings = {path for path, value in spec.config.values().items() if value is not None}
+    assert set(shown) == settings | {"origin"}
+    assert shown["origin"].string_value == "any"
     assert "budget.max_steps" not in shown
     assert shown["optim.learning_rate"].number_value == 3e-3
     assert shown["precision"].string_value == "fp32"
@@ -119,15 +130,76 @@ def test_the_table_has_every_hyperparameter_before_the_first_row(tmp_path: Path)
     experiment = hparams_of(spec.folder, "experiment")
     infos = {info.name: info for info in experiment.hparam_infos}
     assert set(infos) == set(shown)
-    assert [path for path, info in infos.items() if info.differs] == list(domains)
+    assert [path for path, info in infos.items() if info.differs] == ["optim.learning_rate"]
     interval = infos["optim.learning_rate"].domain_interval
     assert (interval.min_value, interval.max_value) == (1e-3, 1e-2)
     assert list(infos["precision"].domain_discrete) == ["bf16", "fp32"]
     metrics = [info.display_name for info in experiment.metric_infos]
-    assert metrics[0].startswith("status")
-    assert metrics[1:] == [
-        "heldout_loss", "eval_loss", "train_loss", "tokens_per_second", "peak_memory_bytes"
+    assert metrics == [
+        "heldout_loss", "status", "eval_loss", "train_loss", "tokens_per_second",
+        "peak_memory_bytes",
     ]  # fmt: skip
+
+
+FIVE = [
+    *("optim.learning_rate", "data.batch_size", "data.seq_len", "model.d_model", "model.n_layers")
+]
+
+
+@pytest.mark.parametrize(
+    ("differing", "ticked"),
+    [
+        (["budget.steps", "budget.report_every", "model.d_ff", "optim.beta1", *FIVE], FIVE),
+        (["budget.steps", "optim.beta1", "model.dropout"], ["optim.beta1", "model.dropout"]),
+    ],
+)
+def test_what_matters_comes_first_and_what_follows_from_it_last(
+    tmp_path: Path, differing: list[str], ticked: list[str]
+):
+    domains = {path: [1, 2] if path in differing else [1] for path in tiny_config().values()}
+    (tmp_path / "experiment.json").write_text(json.dumps({"domains": domains}))
+    spec = spec_in(tmp_path / "0001")
+    Recorder(spec, 0).close()
+    infos = hparams_of(spec.folder, "experiment").hparam_infos
+    names = [info.name for info in infos]
+    assert [info.name for info in infos if info.differs] == ticked
+    assert names[:5] == FIVE
+    followers = ["model.n_heads", "model.d_ff", "model.vocab_size", "precision", "seed"]
+    assert names[-9:-4] == followers
+    assert {name.split(".")[0] for name in names[-4:]} == {"budget"}
+    assert [info.name for info in infos if not info.WhichOneof("domain")] == ["origin"]
+
+
+def test_the_tables_speed_is_the_median_of_all_windows(tmp_path: Path):
+    spec = spec_in(tmp_path)
+    recorder = Recorder(spec, 0)
+    speeds = [1.0, 30.0, 20.0, 40.0, 5.0]
+    for step, speed in enumerate(speeds, start=1):
+        row = {"step": step, "tokens": step, "tokens_per_second": speed}
+        recorder.write(row | ({"eval_loss": 1.0} if step in (3, 5) else {}))
+    recorder.close()
+    Recorder(spec, 5).close()
+    assert points(events_in(spec.folder), MEDIAN_SPEED_TAG) == [(3, 20.0), (5, 20.0)]
+    assert points(events_in(spec.folder), "throughput/tokens_per_second")[-1] == (5, 5.0)
+    tags = [info.name.tag for info in hparams_of(spec.folder, "experiment").metric_infos]
+    assert MEDIAN_SPEED_TAG in tags
+    assert "throughput/tokens_per_second" not in tags
+
+
+@pytest.mark.parametrize("name", ["high_lr", "0001"])
+def test_the_page_of_the_six_has_tags_that_only_they_write(tmp_path: Path, name: str):
+    spec = tiny_spec(tmp_path, tiny_tokens(tmp_path), name)
+    spec.write_config()
+    recorder = Recorder(spec, 0)
+    recorder.write({"step": 1, "tokens": 64, "train_loss": 3.0})
+    recorder.write({"step": 2, "tokens": 128, "heldout_loss": 2.0})
+    recorder.close()
+    events = events_in(spec.folder)
+    is_of_six = name == "high_lr"
+    assert points(events, "six_configurations/heldout") == [(2, 2.0)] * is_of_six
+    assert points(events, "six_configurations/heldout_by_tokens") == [(128, 2.0)] * is_of_six
+    charts = LAYOUT["Six configurations alone"].values()
+    assert all(tag.startswith("six_configurations/") for _, tags in charts for tag in tags)
 
 
 @pytest.mark.parametrize("status", [status for status in Status if status.ended])

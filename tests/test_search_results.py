@@ -3,6 +3,7 @@ from pathlib import Path
 
 from made_up import write_search
 
+from quarterhour.analysis.chapters.run import provenance, remarks
 from quarterhour.analysis.chapters.search.results import search_results, seed_comparison
 from quarterhour.analysis.runs import load_run
 
@@ -14,3 +15,23 @@ def test_one_fresh_seed_judges_nothing(tmp_path: Path):
     assert len(compared)
     assert set(compared["verdict"]) == {"one seed: cannot be judged"}
     assert compared["low"].isna().all()
+
+
+def test_the_speed_of_a_trial_is_the_median_of_its_windows(tmp_path: Path):
+    objectives = ("tokens_per_second", "heldout_loss")
+    run = load_run(write_search(tmp_path / "run", 3, objectives=objectives))
+    run.rows["tokens_per_second"] = run.rows.groupby("configuration").cumcount() ** 2.0
+    shown = search_results(run).searched.set_index("configuration")
+    assert list(shown["tokens_per_second"]) == [(51**2 + 52**2) / 2] * 3
+    assert list(shown["step"]) == [2000] * 3
+    assert shown["heldout_loss"].notna().all()
+
+
+def test_counts_say_that_fresh_seeds_are_among_them(tmp_path: Path):
+    with_fresh = load_run(write_search(tmp_path / "run", 8, fresh=True))
+    assert remarks(with_fresh)[0] == "Trials: 17 COMPLETE; 9 of them with fresh seeds."
+    facts = provenance(with_fresh)["value"]
+    assert facts["trials"] == "17 COMPLETE; 9 of them with fresh seeds"
+    assert "space hash" not in facts
+    without = load_run(write_search(tmp_path / "without", 8))
+    assert remarks(without)[0] == "Trials: 8 COMPLETE."

@@ -23,10 +23,10 @@ from tensorboard.backend.event_processing.data_ingester import _parse_event_file
 from tiny import tiny_config, write_corpus
 
 from quarterhour.search_spaces.reference import SIX
-from quarterhour.tune.ledger import TrialSpec
-from quarterhour.tune.run_folder import Status
+from quarterhour.tune.ledger import TrialSpec, adopt, read_spec
+from quarterhour.tune.run_folder import CONFIG, EXPERIMENT, Status
 from quarterhour.tune.run_reader import read_rows
-from quarterhour.tune.tensorboard_server import _logdir, serve
+from quarterhour.tune.tensorboard_server import FIRST_VIEW, TrialLinks, _logdir, serve
 from quarterhour.tune.training.recorder import Recorder
 
 BROWSER = shutil.which("chromium")
@@ -60,7 +60,7 @@ def served(folder: Path, *arguments: str) -> Iterator[str]:
     process = quarterhour(folder, "tensorboard", "--no-browser", *arguments)
     assert process.stdout
     try:
-        address = re.search(r"http://\S+:\d+/", process.stdout.readline())
+        address = re.search(r"http://[^/]+/", process.stdout.readline())
         assert address, process.communicate()
         assert "tensorboard --logdir" in process.stdout.readline()
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -94,8 +94,14 @@ def steps_of(address: str, run: str, tag: str) -> list[int]:
     return [step for _, step, _ in points]
 
 
-def begin(folder: Path, step: int = 0) -> Recorder:
-    spec = TrialSpec(name=folder.name, config=tiny_config(), data_fingerprint="", folder=folder)
+def begin(run: Path, trial: str, step: int = 0, origin: str | None = None) -> Recorder:
+    run.mkdir(parents=True, exist_ok=True)
+    (run / EXPERIMENT).write_text("{}")
+    folder = run / trial
+    name = folder.parent.name if folder.name.startswith("seed") else folder.name
+    spec = TrialSpec(
+        name=name, config=tiny_config(), data_fingerprint="", folder=folder, origin=origin
+    )
     spec.write_config()
     return Recorder(spec, step)
 
@@ -106,17 +112,17 @@ def row(step: int) -> dict[str, float]:
 
 @pytest.mark.slow
 def test_trials_are_named_from_their_run_folder_and_followed_while_they_train(tmp_path: Path):
-    begin(tmp_path / "runs/grid/large_batch/seed0").close()
+    begin(tmp_path / "runs/grid", "large_batch/seed0").close()
     with served(tmp_path) as address:
-        until(lambda: runs_of(address) == ["grid/large_batch/seed0"])
-        trial = begin(tmp_path / "runs/search/0042")
+        until(lambda: runs_of(address) == ["grid/large_batch seed 0"])
+        trial = begin(tmp_path / "runs/search", "0042")
         trial.write(row(1))
         until(lambda: steps_of(address, "search/0042", "loss/train") == [1])
         trial.write(row(2))
         trial.write(row(3))
         until(lambda: steps_of(address, "search/0042", "loss/train") == [1, 2, 3])
         trial.close()
-        resumed = begin(tmp_path / "runs/search/0042", step=2)
+        resumed = begin(tmp_path / "runs/search", "0042", step=2)
         for step in (3, 4):
             resumed.write(row(step))
         resumed.write_ending(Status.COMPLETE)
@@ -124,29 +130,91 @@ def test_trials_are_named_from_their_run_folder_and_followed_while_they_train(tm
         until(lambda: steps_of(address, "search/0042", "status") == [0, 4])
         assert steps_of(address, "search/0042", "loss/train") == [1, 2, 3, 4]
         assert steps_of(address, "search/0042", "loss_by_tokens/train") == [64, 128, 192, 256]
-        assert runs_of(address) == ["grid/large_batch/seed0", "search/0042"]
+        assert runs_of(address) == ["grid/large_batch seed 0", "search/0042"]
 
 
 def test_the_printed_command_shows_a_folder_with_a_colon(tmp_path: Path):
     folders = [tmp_path / "search-tokens:8.2M", tmp_path / "grid"]
     for folder in folders:
         folder.mkdir()
-    with _logdir(folders, tmp_path) as (_, (option, spec)):
-        assert option == "--logdir_spec"
-        assert _parse_event_files_spec(spec) == {
-            str(tmp_path / "search-tokens:8.2M"): "search-tokens-8.2M",
-            str(tmp_path / "grid"): "grid",
-        }
+    _, (option, spec) = _logdir(folders, tmp_path)
+    assert option == "--logdir_spec"
+    assert _parse_event_files_spec(spec) == {
+        str(tmp_path / "search-tokens:8.2M"): "search-tokens-8.2M",
+        str(tmp_path / "grid"): "grid",
+    }
+
+
+@pytest.mark.parametrize("shown", ["runs", "runs/search", "runs/search/0001"])
+def test_trials_are_called_what_they_are(tmp_path: Path, shown: str):
+    search = tmp_path / "runs/search"
+    begin(tmp_path / "runs/grid", "high_lr/seed0").close()
+    begin(search, "0001", origin="high_lr").close()
+    begin(search, "0006", origin="enqueued").close()
+    begin(search, "fresh_seeds/0014/seed2", origin="sampler").close()
+    named = {"": tmp_path / "runs"} if shown == "runs" else {"x": tmp_path / shown}
+    links = TrialLinks(tmp_path / "links", named)
+    links.follow()
+    names = linked(tmp_path / "links")
+    if shown == "runs/search/0001":
+        assert names == ["x/0001 high_lr"]
+        return
+    run = "search" if shown == "runs" else "x"
+    of_search = [f"{run}/0001 high_lr", f"{run}/0006 enqueued", f"{run}/0014 seed 2"]
+    assert names == ["grid/high_lr seed 0"] * (shown == "runs") + of_search
+    adopted_later = TrialSpec(
+        name="0015", config=tiny_config(), data_fingerprint="", folder=search / "0015",
+        origin="baseline",
+    )  # fmt: skip
+    original = begin(tmp_path / "elsewhere", "baseline/seed0")
+    original.write(row(1))
+    original.close()
+    source = tmp_path / "elsewhere/baseline/seed0"
+    read_spec(source).write_result(Status.COMPLETE, row(1))
+    adopt(adopted_later, source)
+    (search / "0016").mkdir()
+    (search / "0016" / CONFIG).write_text("damaged")
+    links.follow()
+    assert linked(tmp_path / "links") == sorted([*names, f"{run}/0015 baseline (adopted)"])
+
+
+def linked(links: Path) -> list[str]:
+    """The names of all links, each of which leads to a trial."""
+    paths = [path for path in links.rglob("*") if (path / CONFIG).exists()]
+    return sorted(str(path.relative_to(links)) for path in paths)
+
+
+def test_the_address_carries_what_is_seen_first():
+    parts = urllib.parse.urlsplit(FIRST_VIEW)
+    view = dict(urllib.parse.parse_qsl(parts.query))
+    pinned = [card["tag"] for card in json.loads(view["pinnedCards"])]
+    assert pinned == ["loss_by_tokens/heldout", "loss/heldout"]
+    assert view["smoothing"] == "0"
+    assert "tagFilter" not in view, "it would hide the pinned cards"
+    assert parts.fragment == "timeseries&_smoothingWeight=0"
+    of_configuration = re.compile(view["runColorGroup"].removeprefix("regex:"))
+
+    def colour(run: str) -> tuple[str | None, ...]:
+        found = of_configuration.search(run)
+        assert found
+        return found.groups()
+
+    assert colour("grid/high_lr seed 0") == colour("grid/high_lr seed 1")
+    assert colour("grid/high_lr seed 0") == colour("search/0001 high_lr seed 2")
+    assert colour("search/0001 high_lr (adopted)") == ("high_lr", None)
+    assert colour("search/0014") == colour("search/0014 seed 2") == (None, "0014")
+    assert colour("search/0006 enqueued") != colour("search/0007 enqueued")
 
 
 @pytest.mark.slow
 def test_only_the_runs_given_are_shown_on_the_next_free_port(tmp_path: Path):
-    for trial in ("grid/baseline/seed0", "search/0001", "other/baseline/seed0"):
-        begin(tmp_path / "runs" / trial).close()
+    for run in ("grid", "other"):
+        begin(tmp_path / "runs" / run, "baseline/seed0").close()
+    begin(tmp_path / "runs/search", "0001").close()
     with socket.create_server(("localhost", 0)) as taken:
         port = taken.getsockname()[1]
         with served(tmp_path, "runs/grid", "runs/search/", "--port", str(port)) as address:
-            until(lambda: runs_of(address) == ["grid/baseline/seed0", "search/0001"])
+            until(lambda: runs_of(address) == ["grid/baseline seed 0", "search/0001"])
             assert port_of(address) > port
 
 
@@ -218,7 +286,7 @@ def trials_of_table(page: webdriver.Chrome) -> dict[str, dict[str, str]]:
 def test_a_browser_shows_six_trials_side_by_side_while_they_train(
     tmp_path: Path, page: webdriver.Chrome
 ):
-    names = {f"grid/{name}/seed0" for name in SIX}
+    names = {f"grid/{name} seed 0" for name in SIX}
     with six_in_training(tmp_path), served(tmp_path) as address:
         until(lambda: set(runs_of(address)) == names)
 
@@ -237,7 +305,7 @@ def test_a_browser_shows_six_trials_side_by_side_while_they_train(
             numbers = {column: float(shown[column]) for column in shown if column != "Trial ID"}
             assert 5 < numbers["heldout_loss"] < 10
             assert next(numbers[name] for name in numbers if name.startswith("status")) == 0
-        assert float(table["grid/large_batch/seed0"]["data.batch_size"]) == 16
+        assert float(table["grid/large_batch seed 0"]["data.batch_size"]) == 16
 
         page.get("about:blank")
         page.get(f"{address}#text")

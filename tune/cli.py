@@ -30,6 +30,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # a sentence goes on in the next line of a docstring
 )
 for group in (train, tensorboard, doctor, search, analysis):
     app.add_typer(group.app)

@@ -36,6 +36,7 @@ from quarterhour.tune.run_folder import (
     TRIALS_ON_DEVICE,
     Row,
     Status,
+    trial_label,
 )
 from quarterhour.tune.run_reader import (
     ended_folders,
@@ -121,8 +122,8 @@ class TrialSpec:
 
     @property
     def label(self) -> str:
-        """Name and seed, as people see them; a trial of the search itself has only its name."""
-        return self.name if self.folder.name == self.name else f"{self.name}/{self.folder.name}"
+        """What the trial is called in its run, for people."""
+        return trial_label(self.name, self.folder, self.origin)
 
     @property
     def flops(self) -> int:

@@ -125,7 +125,7 @@ class SearchProgress(_TrialBars):
         self.hide(spec)
         if not self.console.is_terminal:
             adopted = f"  adopted from {result.adopted_from}" if result.adopted_from else ""
-            text = f"{spec.label} {result.status:<10} {spec.origin:<12} {result.reason or outcome}"
-            self.console.print(f"{text}{adopted}", markup=False, soft_wrap=True)
+            text = f"{spec.name} {result.status:<10} {spec.origin:<12} {result.reason or outcome}"
+            self.console.print(f"{text}{adopted}", markup=False)
         counts = ", ".join(f"{count} {status}" for status, count in self._statuses.items())
         self._show_all(self._statuses.total(), f"{counts}; best {best}")

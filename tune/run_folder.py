@@ -6,6 +6,7 @@ search, TensorBoard and the analysis. run_reader.py reads it.
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Literal
 
 # Raised when a reader of the version before would misread a folder.
@@ -32,6 +33,28 @@ BEFORE = "before"
 
 TRIAL = ["configuration", "seed"]
 """What a trial of a run is known by; in a search a trial's number stands as its configuration."""
+
+# Where people look for a setting: what matters most comes first, and after "", which stands for any
+# other, what follows from the rest. A longer beginning of a name holds before a shorter one.
+_SETTINGS = (
+    *("optim.learning_rate", "data.batch_size", "data.seq_len", "model.d_model", "model.n_layers"),
+    *("optim.", "data.", "model.", ""),
+    *("model.n_heads", "model.d_ff", "model.vocab_size", "precision", "seed", "budget."),
+)
+
+
+def setting_place(path: str) -> int:
+    """The place of a setting in tables, to sort by; those of one place stay as they are."""
+    return _SETTINGS.index(max(filter(path.startswith, _SETTINGS), key=len))
+
+
+def follows(path: str) -> bool:
+    """Whether a setting is no choice of its own, but follows from others or the budget."""
+    return setting_place(path) > setting_place("")
+
+
+SAMPLER = "sampler"
+"""The origin of a search's trial that nobody asked for."""
 
 Row = dict[str, Any]
 
@@ -130,3 +153,18 @@ OBJECTIVES: dict[str, Better] = {
     name: column.better for name, column in COLUMNS.items() if column.better
 }
 """What a search can look for, and which way it is better."""
+
+
+def trial_label(name: str, folder: Path, origin: str | None) -> str:
+    """What a trial is called in its run: `baseline seed 0`, `0001 high_lr`, `0014 seed 2`.
+
+    A trial of a search has a number, its origin where that says more, and its seed if that is new.
+    """
+    asked_by = "" if origin == SAMPLER else origin
+    seed = folder.name.replace("seed", "seed ") if folder.name.startswith("seed") else ""
+    return " ".join(filter(None, (name, asked_by, seed)))
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 trial`, `1,024 trials`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"

@@ -7,8 +7,10 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator
+import statistics
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from types import NoneType
@@ -32,6 +34,7 @@ from quarterhour.tune.run_folder import (
     CONFIG,
     ELAPSED,
     EVAL_CALIBRATION,
+    EVENTS,
     EXPERIMENT,
     FORMAT_VERSION,
     LOCK,
@@ -40,9 +43,12 @@ from quarterhour.tune.run_folder import (
     PROVENANCE,
     RESULT,
     SAMPLES,
+    TOKENS_PER_SECOND,
     Row,
     Status,
 )
+
+_BEGAN = re.compile(r"events\.out\.tfevents\.([0-9]{1,10})\.")
 
 # What a file must hold, as `misfit` reads it.
 _POINT_KIND = {
@@ -177,6 +183,18 @@ def elapsed_seconds(search: Path) -> float:
     return 0.0
 
 
+def began_and_ended(trial: Path) -> tuple[datetime, datetime]:
+    """When a trial began, by the names of its events, and when it wrote its last row.
+
+    Without them it is when its configuration was written. An adopted trial has those of its source.
+    """
+    began = [int(name[1]) for path in trial.glob(EVENTS) if (name := _BEGAN.match(path.name))]
+    written = [path.stat().st_mtime for path in (trial / CONFIG, trial / METRICS) if path.exists()]
+    times = min([*began, *written]), written[-1]
+    begin, end = map(datetime.fromtimestamp, times)
+    return begin, max(begin, end)
+
+
 def trial_folders(folder: Path) -> list[Path]:
     """All folders of trials in a run folder, by name.
 
@@ -222,6 +240,13 @@ def read_rows(folder: Path, having: str = "") -> list[Row]:
     except (ValueError, RecursionError):
         pass
     return _read_lines(path, lines)
+
+
+def last_row(rows: Sequence[Row]) -> Row:
+    """What a trial has come to: its last row, with the median speed of all, since any window may
+    have been disturbed."""
+    speeds = [row[TOKENS_PER_SECOND] for row in rows if row.get(TOKENS_PER_SECOND)]
+    return {**rows[-1], **({TOKENS_PER_SECOND: statistics.median(speeds)} if speeds else {})}
 
 
 def _is_row(value: Any) -> bool:

@@ -1,5 +1,6 @@
 """What a run is, and how its trials ended."""
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -9,7 +10,7 @@ from quarterhour.analysis.chapters.paper.published import differences
 from quarterhour.analysis.runs import Run
 from quarterhour.analysis.sections import Section
 from quarterhour.tune import run_folder
-from quarterhour.tune.run_folder import TRIAL, Status
+from quarterhour.tune.run_folder import TRIAL, Status, trial_label
 
 _MEASURES = [
     *("tokens", "seconds", run_folder.TRAIN_LOSS, run_folder.EVAL_LOSS),
@@ -19,7 +20,7 @@ _MEASURES = [
 
 def remarks(run: Run) -> list[str]:
     """What a reader has to know before any figure of the run."""
-    said = [f"Trials: {_counted(run.trials['status'])}."]
+    said = [f"Trials: {_trials(run)}."]
     if not all(Status(status).ended for status in run.trials["status"]):
         said.append("The run is not finished: figures that are not there are missing or –.")
     if not run.is_search:
@@ -48,8 +49,12 @@ def provenance(run: Run) -> pd.DataFrame:
         "precision": _distinct(run, "precision"),
         "steps": _distinct(run, "budget.steps"),
         "seeds": ", ".join(map(str, sorted(run.trials["seed"].unique()))),
-        "trials": _counted(run.trials["status"]),
-        **{name: _listed(value) for name, value in (experiment.get("search") or {}).items()},
+        "trials": _trials(run),
+        **{
+            name: _listed(value)
+            for name, value in (experiment.get("search") or {}).items()
+            if value is not None
+        },
         "hardware": _of_trials(run, "hardware"),
         "resources": _listed(experiment.get("resources")),
         "versions": _of_trials(run, "versions"),
@@ -85,7 +90,7 @@ def _of_trials(run: Run, what: str) -> str | None:
     trials_at: dict[str | None, list[str]] = {}
     for trial in run.trials.to_dict("records"):
         for place in trial["provenance"]:
-            label = f"{trial['configuration']}/{trial['seed']}"
+            label = trial_label(trial["configuration"], Path(trial["folder"]), trial["origin"])
             trials_at.setdefault(_listed(place.get(what)), []).append(label)
     if not trials_at:
         return _listed(run.experiment.get(what))
@@ -109,8 +114,12 @@ def _distinct(run: Run, column: str) -> str | None:
     return ", ".join(few) or None
 
 
-def _counted(statuses: Any) -> str:
-    return ", ".join(f"{count} {status}" for status, count in statuses.value_counts().items())
+def _trials(run: Run) -> str:
+    """How the trials ended, and how many of them a search has trained with fresh seeds."""
+    counts = run.trials["status"].value_counts().items()
+    told = ", ".join(f"{count} {status}" for status, count in counts)
+    fresh = (run.trials["seed"] != run.experiment["search"]["seed"]).sum() if run.is_search else 0
+    return told + (f"; {fresh} of them with fresh seeds" if fresh else "")
 
 
 def _listed(value: Any) -> str | None:

@@ -17,12 +17,11 @@ if TYPE_CHECKING:
     from quarterhour.analysis.runs import Run
 
 app = typer.Typer()
-TABLE_WIDTH = 100
 
 RunFolder = Annotated[Path, typer.Argument(help="A run folder, such as runs/grid.")]
 
 
-@app.command()
+@app.command(rich_help_panel=options.CHECK)
 def verify(
     folder: RunFolder,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
@@ -60,18 +59,20 @@ def _print_verdicts(
     from quarterhour.analysis.chapters.verify import Verdict
     from quarterhour.analysis.terminal import cells_table, orderings_table
 
-    wide = PlainConsole(width=max(TABLE_WIDTH, PlainConsole().width))
-    wide.print(cells_table(cells), orderings_table(orderings))
+    console = PlainConsole()
     for name, numbers in number_of.items():
         summary = ", ".join(f"{n} {verdict}" for verdict, n in numbers.items() if n)
-        wide.print(f"{sum(numbers.values())} {name}: {summary}", highlight=False)
+        console.print(f"{sum(numbers.values())} {name}: {summary}", highlight=False)
     measured = {*cells.loc[~cells["setting"], "status"], *orderings["status"]}
     if measured <= {Verdict.MISSING, Verdict.NOT_COMPARABLE}:
         reasons = "; ".join(differences(run).values()) or "its measures are not there yet"
-        wide.print(f"nothing in this run is comparable with the study: {reasons}", highlight=False)
+        console.print(
+            f"nothing in this run is comparable with the study: {reasons}", highlight=False
+        )
+    console.print("", cells_table(cells), orderings_table(orderings))
 
 
-@app.command()
+@app.command(rich_help_panel=options.LOOK)
 def report(
     folders: Annotated[
         list[Path], typer.Argument(metavar="RUN…", help="Run folders, such as runs/grid.")

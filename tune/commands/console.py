@@ -1,6 +1,7 @@
 """Where the commands print: what others wrote is text, never markup or a control sequence."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -9,10 +10,18 @@ from quarterhour.tune.foreign import plain
 
 
 class PlainConsole(Console):
-    """A console that shows every text as it is written; `width` in characters."""
+    """A console that shows every text as it is written; `width` in characters.
+
+    A sentence is not broken: a terminal wraps it itself, and what is copied or searched is whole.
+    """
 
     def __init__(self, width: int | None = None) -> None:
         super().__init__(width=width, markup=False, emoji=False)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print text or tables."""
+        options.setdefault("soft_wrap", all(isinstance(one, str) for one in objects))
+        super().print(*objects, **options)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None

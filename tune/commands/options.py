@@ -13,44 +13,67 @@ if TYPE_CHECKING:
     from quarterhour.tune.experiment import Experiment
     from quarterhour.tune.places import Resources
 
+# The panels of --help: of all commands, and of a command's options.
+TRAIN, LOOK, CHECK = "Train", "Look", "Check"
+_DATA, _MACHINE, _KEPT = "Data", "Machine", "Run folder"
+
 Profile = Annotated[str, typer.Option(help="quick (two CPU cores) or paper (the reference).")]
 Protocol = Annotated[str, typer.Option(help="as-run or as-described.")]
 Corpus = Annotated[
     str | None,
-    typer.Option(help="builtin, a file or folder, or a hub name. Default: the profile's."),
+    typer.Option(
+        help="builtin, a file or folder, or a hub name. Default: the profile's.",
+        rich_help_panel=_DATA,
+    ),
 ]
 Tokenizer = Annotated[
     str | None,
-    typer.Option(help="builtin, a file or folder, or a hub name. Default: the profile's."),
+    typer.Option(
+        help="builtin, a file or folder, or a hub name. Default: the profile's.",
+        rich_help_panel=_DATA,
+    ),
 ]
 MaxSteps = Annotated[
     int | None, typer.Option(help="Stop after this many steps; the schedule does not change.")
 ]
 Precision = Annotated[
-    str | None, typer.Option(help="fp32, bf16 or fp16. Default: the best that the device has.")
+    str | None,
+    typer.Option(
+        help="fp32, bf16 or fp16. Default: the best that the device has.", rich_help_panel=_MACHINE
+    ),
 ]
 CpusPerTrial = Annotated[
     float | None,
-    typer.Option(help="CPU cores for each trial. Default: 1, or less where trials share a GPU."),
+    typer.Option(
+        help="CPU cores for each trial. Default: 1, or less where trials share a GPU.",
+        rich_help_panel=_MACHINE,
+    ),
 ]
 GpusPerTrial = Annotated[
     str | None,
     typer.Option(
         help="GPUs for each trial, e.g. 0.25, or auto: as much as its memory needs."
-        " Default: 1 if there is one."
+        " Default: 1 if there is one.",
+        rich_help_panel=_MACHINE,
     ),
 ]
 Address = Annotated[
     str | None,
     typer.Option(
         help="A running Ray cluster: host:port as `ray start --head` prints it, or auto."
-        " Default: this machine alone."
+        " Default: this machine alone.",
+        rich_help_panel=_MACHINE,
     ),
 ]
 Name = Annotated[
-    str | None, typer.Option(help="Name of the run folder. Default: made from the options.")
+    str | None,
+    typer.Option(
+        help="Name of the run folder. Default: made from the options.", rich_help_panel=_KEPT
+    ),
 ]
-Runs = Annotated[Path, typer.Option(help="Folder that holds all run folders.")]
+Runs = Annotated[
+    Path, typer.Option(help="Folder that holds all run folders.", rich_help_panel=_KEPT)
+]
 
 
 @contextmanager

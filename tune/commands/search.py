@@ -11,8 +11,7 @@ import typer
 
 from quarterhour.tune.commands import options
 from quarterhour.tune.commands.console import PlainConsole
-from quarterhour.tune.foreign import damage_told
-from quarterhour.tune.run_folder import ELAPSED, OBJECTIVES, STUDY, Status
+from quarterhour.tune.run_folder import ELAPSED, OBJECTIVES, STUDY, Status, counted
 from quarterhour.tune.run_reader import elapsed_seconds, owner, read_experiment
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ OwnSpace = Annotated[
 ]
 
 
-@app.command()
+@app.command(rich_help_panel=options.TRAIN)
 def search(
     profile: options.Profile = "quick",
     space: Annotated[str, typer.Option(help="open-ended, or FILE.py:NAME.")] = "open-ended",
@@ -103,7 +102,7 @@ def search(
     console.print(_headline(experiment, planned, taken))
     for configuration, config in planned.reference.items():
         if reason := planned.why_outside(config):
-            console.print(f"{configuration} is not trained: {reason}", markup=False)
+            console.print(f"{configuration} is not trained: {reason}")
     with options.opened(experiment):
         with SearchProgress(console, trials) as progress:
             with options.bad_input():
@@ -115,12 +114,12 @@ def search(
             _train(console, experiment, fresh)
             complete = all(spec.ending() for spec in fresh)
     if state.stopped_because:
-        console.print(f"stopped: {state.stopped_because}", markup=False)
+        console.print(f"stopped: {state.stopped_because}")
     if planned.trials():
         _print_results(console, planned.folder, _results(planned.folder))
     if not complete:
         again = shlex.join(["quarterhour", *sys.argv[1:]])
-        console.print(f"stopped; to go on: {again}", markup=False, soft_wrap=True)
+        console.print(f"stopped; to go on: {again}")
         raise typer.Exit(1 if state.stopped_because else 130)
     endings = [spec.ending() for spec in planned.trials()]
     if all(ending and ending.status is Status.FAILED for ending in endings):
@@ -165,7 +164,8 @@ def _train(console: PlainConsole, experiment: "Experiment", fresh: "Sequence[Tri
 
     todo = open_trials(fresh, experiment.folder.parent)
     if todo:
-        console.print(f"the best of the search and of the six, {len(todo)} trials with fresh seeds")
+        trials = counted(len(todo), "trial")
+        console.print(f"the best of the search and of the six, {trials} with fresh seeds")
         with TrialsProgress(console, todo, len(fresh) - len(todo)) as progress:
             run_trials(todo, experiment.tokens, experiment.resources, progress)
 
@@ -181,15 +181,14 @@ def _results(folder: Path) -> "SearchResults":
 def _print_results(console: PlainConsole, folder: Path, results: "SearchResults") -> None:
     from quarterhour.analysis.terminal import best_table, seed_table, spent_text, states_table
 
-    tables = [states_table(results), best_table(results), seed_table(results)]
-    for table in tables:
-        if table.rows:
-            console.print(table)
+    for table in (seed_table(results), best_table(results), states_table(results)):
+        if table:
+            console.print(table, "")
     console.print(spent_text(results))
     console.print(f"run folder {folder}")
 
 
-@app.command()
+@app.command(rich_help_panel=options.TRAIN)
 def enqueue(
     folder: RunFolder,
     settings: Annotated[list[str], typer.Argument(help="Settings, e.g. optim.learning_rate=2e-3.")],
@@ -213,7 +212,7 @@ def enqueue(
     )
 
 
-@app.command()
+@app.command(rich_help_panel=options.LOOK)
 def status(folder: RunFolder) -> None:
     """Show how far a search is, also while it runs: states, best trials, cost, rate."""
     console = PlainConsole()
@@ -241,7 +240,7 @@ def _rate(folder: Path, results: "SearchResults") -> str:
     return f"{len(trained) / hours:.1f} trials an hour over {hours:.2f} hours"
 
 
-@app.command()
+@app.command(rich_help_panel=options.LOOK)
 def dashboard(
     folder: RunFolder,
     port: Annotated[int, typer.Option(help="Port on this machine.")] = 8080,
@@ -251,20 +250,12 @@ def dashboard(
 
     It only shows: nothing can be changed through it.
     """
-    from quarterhour.tune.search.dashboard import Dashboard, serve
+    from quarterhour.tune.search.dashboard import Dashboard, serve, study_of
     from quarterhour.tune.search.journal import open_storage
     from quarterhour.tune.search.settings import read_search
-    from quarterhour.tune.search.study import LedgerStudy
 
     with options.bad_input():
-        if owner(folder) and (folder / STUDY).exists():
-            storage = open_storage(folder)
-        else:
-            planned = read_search(folder, space)
-            study = LedgerStudy(planned)
-            for spec in planned.trials():
-                with damage_told():
-                    study.take_up(spec)
-            storage = study.storage
+        is_told = owner(folder) and (folder / STUDY).exists()
+        storage = open_storage(folder) if is_told else study_of(read_search(folder, space))
         PlainConsole().print(f"http://127.0.0.1:{port}/ shows {folder}; Ctrl-C ends it")
         serve(Dashboard(folder, storage), port)

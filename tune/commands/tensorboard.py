@@ -10,7 +10,7 @@ from quarterhour.tune.commands import options
 app = typer.Typer()
 
 
-@app.command()
+@app.command(rich_help_panel=options.LOOK)
 def tensorboard(
     folders: Annotated[
         list[Path] | None, typer.Argument(metavar="[RUN]…", help="Run folders. Default: all.")

@@ -9,7 +9,7 @@ import typer
 
 from quarterhour.tune.commands import options
 from quarterhour.tune.commands.console import PlainConsole
-from quarterhour.tune.run_folder import TABLES, Row
+from quarterhour.tune.run_folder import TABLES, Row, counted
 from quarterhour.tune.run_reader import read_samples
 
 if TYPE_CHECKING:
@@ -19,10 +19,9 @@ if TYPE_CHECKING:
     from quarterhour.tune.ledger import TrialSpec
 
 app = typer.Typer()
-TABLE_WIDTH = 100
 
 
-@app.command()
+@app.command(rich_help_panel=options.TRAIN)
 def grid(
     profile: options.Profile = "quick",
     protocol: options.Protocol = "as-run",
@@ -74,7 +73,7 @@ def grid(
     _end(console, experiment)
 
 
-@app.command()
+@app.command(rich_help_panel=options.TRAIN)
 def run(
     configuration: Annotated[str, typer.Argument(help="One of the six: baseline, high_lr, …")],
     set_: Annotated[
@@ -192,12 +191,14 @@ def _headline(experiment: "Experiment", n_todo: int) -> str:
     resources = experiment.resources
     precision = next(iter(experiment.configurations.values())).precision
     n_trials = len(experiment.trials())
+    documents = counted(manifest.train_documents, "document")
     ended = f", {n_trials - n_todo} of them finished before" if n_todo < n_trials else ""
     return (
-        f"{experiment.folder}: {n_trials} trials{ended}, profile {experiment.profile.name},"
-        f" protocol {experiment.protocol}, {precision} on {resources.device},"
+        f"{experiment.folder}: {counted(n_trials, 'trial')}{ended},"
+        f" profile {experiment.profile.name}, protocol {experiment.protocol},"
+        f" {precision} on {resources.device},"
         f" up to {resources.concurrency} at once{resources.where}\n"
-        f"data {data.corpus}: {manifest.train_documents} documents, {manifest.train_tokens:,}"
+        f"data {data.corpus}: {documents}, {manifest.train_tokens:,}"
         f" tokens, {manifest.heldout_documents} held out; tokenizer {data.tokenizer},"
         f" {manifest.vocab_size:,} entries; fingerprint {manifest.fingerprint}"
         + "".join(f"\n{remark}" for remark in manifest.remarks())
@@ -208,11 +209,10 @@ def _print_comparisons(console: PlainConsole, run: "Run", comparisons: "list[Com
     from quarterhour.analysis.chapters.paper.published import differences
     from quarterhour.analysis.terminal import comparison_table
 
-    wide = PlainConsole(width=max(TABLE_WIDTH, console.width))
     for comparison in comparisons:
-        wide.print(comparison_table(comparison))
+        console.print(comparison_table(comparison))
     reasons = "; ".join(differences(run).values()) or "none"
-    wide.print(f"Differences from the study: {reasons}.", highlight=False)
+    console.print(f"Differences from the study: {reasons}.", highlight=False)
 
 
 def _end(console: PlainConsole, experiment: "Experiment") -> None:

@@ -6,11 +6,18 @@ from pathlib import Path
 from typing import Any
 from wsgiref.simple_server import make_server
 
+import optuna
 from optuna.storages import BaseStorage
-from optuna_dashboard import wsgi
+from optuna_dashboard import save_note, wsgi
 
-from quarterhour.tune.run_folder import STUDY
+from quarterhour.tune.foreign import damage_told
+from quarterhour.tune.ledger import read_result
+from quarterhour.tune.run_folder import FRESH_SEEDS, STUDY
+from quarterhour.tune.run_reader import trial_folders
 from quarterhour.tune.search.journal import open_storage, published_lines
+from quarterhour.tune.search.objectives import objectives_text
+from quarterhour.tune.search.settings import Search
+from quarterhour.tune.search.study import STUDY_NAME, LedgerStudy
 
 HOSTS = ("127.0.0.1", "localhost")
 Respond = Callable[..., Any]
@@ -48,6 +55,34 @@ class Dashboard:
 def _refuse(respond: Respond, status: str, reason: str) -> Iterable[bytes]:
     respond(status, [("Content-Type", "text/plain")])
     return [f"{reason}\n".encode()]
+
+
+def study_of(search: Search) -> BaseStorage:
+    """The study of a search that no process runs. Trials with fresh seeds are notes on theirs.
+
+    Raises ValueError where the space lacks a trial by now.
+    """
+    made = LedgerStudy(search)
+    for spec in search.trials():
+        with damage_told():
+            made.take_up(spec)
+    study = optuna.load_study(study_name=STUDY_NAME, storage=made.storage)
+    for trial in study.get_trials(deepcopy=False):
+        if note := _fresh_seeds(search, f"{trial.number:04d}"):
+            of_study = optuna.Trial(study, trial._trial_id)  # pyright: ignore[reportPrivateUsage]
+            save_note(of_study, note)
+    return made.storage
+
+
+def _fresh_seeds(search: Search, trial: str) -> str:
+    """What a trial has come to with each fresh seed, as a list in markdown; "" without any."""
+    lines: list[str] = []
+    for folder in trial_folders(search.folder / FRESH_SEEDS / trial):
+        with damage_told():
+            result = read_result(folder)
+            values = objectives_text(result.metrics, search.objectives) if result else ""
+            lines.append(f"- fresh {folder.name.replace('seed', 'seed ')}: {values or 'no result'}")
+    return "\n".join(lines)
 
 
 def serve(dashboard: Dashboard, port: int) -> None:

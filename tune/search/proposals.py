@@ -8,14 +8,13 @@ import optuna
 from quarterhour.search_spaces.budget import BudgetTooSmallError
 from quarterhour.search_spaces.point import TrialConfig
 from quarterhour.tune.ledger import TrialSpec
-from quarterhour.tune.run_folder import Status
+from quarterhour.tune.run_folder import SAMPLER, Status
 from quarterhour.tune.search.first_points import FirstPoint
 from quarterhour.tune.search.queue import refuse, waiting_points
 from quarterhour.tune.search.settings import Search
 from quarterhour.tune.search.study import LedgerStudy
 
 ENQUEUED = "enqueued"
-SAMPLER = "sampler"
 
 
 class Proposals:

@@ -13,9 +13,8 @@ import numpy as np
 
 from quarterhour.search_spaces.point import BudgetConfig
 from quarterhour.tune.ledger import TrialSpec, read_spec
-from quarterhour.tune.run_folder import OBJECTIVES, Better, Row, Status
+from quarterhour.tune.run_folder import OBJECTIVES, SAMPLER, Better, Row, Status
 from quarterhour.tune.run_reader import read_rows
-from quarterhour.tune.search.proposals import SAMPLER
 from quarterhour.tune.training.events import record_ending
 
 # The rung of a row, by the quarters that are done at it. At its end a trial is not judged.

@@ -10,12 +10,12 @@ from quarterhour.tune.foreign import damage_told
 from quarterhour.tune.ledger import Result, TrialSpec, adopted, finished_folders
 from quarterhour.tune.places import Resources
 from quarterhour.tune.progress import SearchProgress
-from quarterhour.tune.run_folder import Status
+from quarterhour.tune.run_folder import SAMPLER, Status
 from quarterhour.tune.run_reader import read_rows
 from quarterhour.tune.search.first_points import FirstPoint
 from quarterhour.tune.search.limits import Limits, Obstacles, SearchClock
 from quarterhour.tune.search.objectives import objectives_text
-from quarterhour.tune.search.proposals import SAMPLER, Proposals
+from quarterhour.tune.search.proposals import Proposals
 from quarterhour.tune.search.pruning import Pruner
 from quarterhour.tune.search.settings import Search
 from quarterhour.tune.search.study import LedgerStudy

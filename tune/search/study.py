@@ -1,7 +1,8 @@
 """The Optuna study of a search: a picture of its trial folders, made anew at every start."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import optuna
@@ -15,7 +16,7 @@ from quarterhour.search_spaces.point import TrialConfig
 from quarterhour.tune.foreign import MEND, DamagedError
 from quarterhour.tune.ledger import Result, TrialSpec
 from quarterhour.tune.run_folder import OBJECTIVES, RESULT, STUDY, Status
-from quarterhour.tune.run_reader import read_rows
+from quarterhour.tune.run_reader import began_and_ended, read_rows
 from quarterhour.tune.search.journal import Journal
 from quarterhour.tune.search.objectives import objective_values
 from quarterhour.tune.search.settings import Search
@@ -33,14 +34,21 @@ STARTUP_TRIALS = 6
 SEED_STRIDE = 1_000_003
 
 
+@contextmanager
+def _experimental() -> Generator[None]:
+    """No warning that what is used is experimental."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
+
+
 def sampler(seed: int, number: int) -> BaseSampler:
     """The sampler of trial `number`: what it draws depends on the number and the trials before.
 
     So a resumed search proposes what an undisturbed one would, and no point is drawn twice.
     """
     own_seed = seed * SEED_STRIDE + number
-    with warnings.catch_warnings():  # `multivariate` and `group` are called experimental
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    with _experimental():  # `multivariate` and `group` are
         return TPESampler(
             seed=own_seed,
             multivariate=True,
@@ -65,6 +73,8 @@ class LedgerStudy:
             study_name=STUDY_NAME,
             directions=[OBJECTIVES[name] for name in search.objectives],
         )
+        with _experimental():
+            self._study.set_metric_names([*search.objectives])
 
     def write(self) -> None:
         """Write what was taken up; from then on everything is written as it happens."""
@@ -86,14 +96,18 @@ class LedgerStudy:
         if not result:
             return self._ask_at(int(spec.name), point)
         self._skip_to(int(spec.name))
+        state, intermediate = STATES[result.status], self._intermediate_values(spec)
+        last = [*intermediate.values()][-1:] if state is TrialState.PRUNED else None  # as told live
         ended = optuna.create_trial(
-            state=STATES[result.status],
+            state=state,
             params=point.params,
             distributions=point.distributions,
-            values=self._values(result, spec),
-            intermediate_values=self._intermediate_values(spec),
+            values=self._values(result, spec) or last or None,
+            intermediate_values=intermediate,
             constraints=_constraints(result),
+            user_attrs=_attributes(spec, result),
         )
+        ended.datetime_start, ended.datetime_complete = began_and_ended(spec.folder)
         self._study.add_trial(ended)
         return None
 
@@ -128,6 +142,8 @@ class LedgerStudy:
             trial.report(value, tokens)
         for name, value in _constraints(result).items():
             trial.set_constraint(name, value)
+        for name, value in _attributes(spec, result).items():
+            trial.set_user_attr(name, value)
         self._study.tell(trial, values, STATES[result.status])
 
     def give_up(self, trial: optuna.Trial) -> None:
@@ -160,3 +176,15 @@ class LedgerStudy:
 def _constraints(result: Result) -> dict[str, float]:
     """Above 0 where it is violated: by a point that does not fit in memory or budget."""
     return {"memory": 1.0} if result.status is Status.INFEASIBLE else {}
+
+
+def _attributes(spec: TrialSpec, result: Result) -> dict[str, Any]:
+    """What people are told of a trial beside its values."""
+    told = {
+        "origin": spec.origin,
+        "seed": spec.config.seed,
+        "status": result.status,
+        "reason": result.reason,
+        "adopted from": result.adopted_from,
+    }
+    return {name: value for name, value in told.items() if value is not None}

@@ -4,8 +4,9 @@
 # pyright: reportAttributeAccessIssue=false
 
 import os
+import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from torch.utils.tensorboard import FileWriter
 from torch.utils.tensorboard.summary import custom_scalars, text
 
-from quarterhour.search_spaces.point import TrialConfig
+from quarterhour.search_spaces.reference import SIX
 from quarterhour.tune.foreign import is_plain_file
 from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.run_folder import (
@@ -29,6 +30,8 @@ from quarterhour.tune.run_folder import (
     TRAIN_LOSS,
     Row,
     Status,
+    follows,
+    setting_place,
 )
 from quarterhour.tune.run_reader import read_experiment, read_rows, run_of
 
@@ -49,17 +52,33 @@ TAGS = {
     "step_seconds": "throughput/step_seconds",
     PEAK_MEMORY: "memory/peak_bytes",
 }
-# The measures in the table of hyperparameters.
-COMPARED = (HELDOUT_LOSS, EVAL_LOSS, TRAIN_LOSS, TOKENS_PER_SECOND, PEAK_MEMORY)
-
 # A number, since only numbers can change while TensorBoard runs.
 RUNNING = 0
 STATUS_TAG = "status"
 STATUS_NUMBERS = {Status.COMPLETE: 1, Status.PRUNED: 2, Status.FAILED: 3, Status.INFEASIBLE: 4}
-STATUS_NAME = "status (0 running, 1 complete, 2 pruned, 3 failed, 4 infeasible)"
+# Of all windows until the last evaluation. The curve's last point is that of one window.
+MEDIAN_SPEED_TAG = "throughput/median_tokens_per_second"
+# The measures in the table of hyperparameters, by tag; it shows the first five.
+COMPARED = {
+    TAGS[HELDOUT_LOSS]: HELDOUT_LOSS,
+    STATUS_TAG: "status",
+    TAGS[EVAL_LOSS]: EVAL_LOSS,
+    TAGS[TRAIN_LOSS]: TRAIN_LOSS,
+    MEDIAN_SPEED_TAG: TOKENS_PER_SECOND,
+    TAGS[PEAK_MEMORY]: PEAK_MEMORY,
+}
+ORIGIN = "origin"
+TICKED = 5
+
+# Of trials that are called as one of the six: a page of theirs can only be told by its tags.
+SIX_TAG, SIX_BY_TOKENS_TAG = "six_configurations/heldout", "six_configurations/heldout_by_tokens"
 
 LAYOUT = {
-    "Six configurations": {
+    "Six configurations alone": {
+        "held-out loss": ["Multiline", [f"{SIX_TAG}$"]],
+        "held-out loss by tokens": ["Multiline", [f"{SIX_BY_TOKENS_TAG}$"]],
+    },
+    "All trials": {
         "held-out loss": ["Multiline", ["loss/heldout$"]],
         "held-out loss by tokens": ["Multiline", ["loss_by_tokens/heldout$"]],
         "training loss": ["Multiline", ["loss/train$"]],
@@ -79,6 +98,11 @@ def tag_of(name: str) -> str | None:
     return TAGS.get(name)
 
 
+def by_tokens(tag: str) -> str:
+    """The tag of a loss by tokens instead of steps."""
+    return tag.replace("loss/", "loss_by_tokens/")
+
+
 class TrialEvents:
     """Writes a trial's events, and empties the files of events that its folder has.
 
@@ -94,24 +118,27 @@ class TrialEvents:
                 os.truncate(path, 0)
             else:
                 path.unlink()
+        self._is_of_six = spec.name in SIX
+        self._speeds: list[float] = []
         self._writer = FileWriter(spec.folder)
         # A reader that has followed the earlier files drops what it read there.
         self._writer.add_event(Event(session_log=SessionLog(status=SessionLog.START)), step=0)
         self._writer.add_summary(_experiment(spec))
-        self._writer.add_summary(_session_start(spec.config))
+        self._writer.add_summary(_session_start(_hyperparameters(spec)))
         self._writer.add_summary(custom_scalars(LAYOUT))
         self._writer.add_summary(_scalars({STATUS_TAG: RUNNING}), 0)
 
     def add_row(self, row: Row) -> None:
         """Add a row's measures by step, and its losses by tokens too."""
         tagged = {tag: row[name] for name in row if (tag := tag_of(name)) and row[name] is not None}
-        by_tokens = {
-            tag.replace("loss/", "loss_by_tokens/"): value
-            for tag, value in tagged.items()
-            if tag.startswith("loss/")
-        }
+        losses = {by_tokens(tag): value for tag, value in tagged.items() if tag.startswith("loss/")}
+        if self._is_of_six and row.get(HELDOUT_LOSS) is not None:
+            tagged[SIX_TAG] = losses[SIX_BY_TOKENS_TAG] = row[HELDOUT_LOSS]
+        self._speeds += [row[TOKENS_PER_SECOND]] if row.get(TOKENS_PER_SECOND) else []
+        if self._speeds and EVAL_LOSS in row:
+            tagged[MEDIAN_SPEED_TAG] = statistics.median(self._speeds)
         self._writer.add_summary(_scalars(tagged), row["step"])
-        self._writer.add_summary(_scalars(by_tokens), row["tokens"])
+        self._writer.add_summary(_scalars(losses), row["tokens"])
 
     def add_samples(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
         """Add the continuations of the prompts after `step` updates."""
@@ -154,14 +181,22 @@ def _add_ending(writer: FileWriter, status: Status, step: int) -> None:
     writer.add_summary(_scalars({STATUS_TAG: STATUS_NUMBERS[status]}), step)
 
 
-def _session_start(config: TrialConfig) -> Summary:
+def _hyperparameters(spec: TrialSpec) -> dict[str, Any]:
+    """What the table has of a trial, beside its measures. Where no search has made it, its origin
+    is its name."""
+    values = {ORIGIN: spec.origin or spec.name} | spec.config.values()
+    # None would turn a column of numbers into one of strings.
+    return {path: value for path, value in values.items() if value is not None}
+
+
+def _session_start(hyperparameters: Mapping[str, Any]) -> Summary:
     info = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
-    for path, value in config.values().items():
+    for path, value in hyperparameters.items():
         if isinstance(value, str):
             info.hparams[path].string_value = value
         elif isinstance(value, bool):
             info.hparams[path].bool_value = value
-        elif value is not None:  # None would turn a column of numbers into one of strings
+        else:
             info.hparams[path].number_value = value
     data = plugin_data_pb2.HParamsPluginData(session_start_info=info)
     return _hparams(metadata.SESSION_START_INFO_TAG, data)
@@ -171,31 +206,40 @@ def _experiment(spec: TrialSpec) -> Summary:
     """The table's columns; TensorBoard takes one trial's columns for all trials."""
     domains = _domains(spec.folder)
     infos = [
-        _hyperparameter(path, value, domains.get(path, [value]))
-        for path, value in spec.config.values().items()
-        if value is not None
+        _hyperparameter(path, value, domains.get(path, ()))
+        for path, value in _hyperparameters(spec).items()
     ]
-    metrics = {STATUS_TAG: STATUS_NAME} | {TAGS[name]: name for name in COMPARED}
     experiment = api_pb2.Experiment(
         time_created_secs=time.time(),
-        hparam_infos=infos,
+        hparam_infos=arranged(infos),
         metric_infos=[
             api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), display_name=name)
-            for tag, name in metrics.items()
+            for tag, name in COMPARED.items()
         ],
     )
     data = plugin_data_pb2.HParamsPluginData(experiment=experiment)
     return _hparams(metadata.EXPERIMENT_TAG, data)
 
 
+def arranged(infos: Iterable[api_pb2.HParamInfo]) -> list[api_pb2.HParamInfo]:
+    """The columns as people look for them. The table begins with those that are said to differ, and
+    ticks five: no others are, and none that follows from others."""
+    columns = sorted(infos, key=lambda info: setting_place(info.name))
+    chosen = [info.name for info in columns if info.differs and not follows(info.name)]
+    for info in columns:
+        info.differs = info.name in chosen[:TICKED]
+    return columns
+
+
 def _hyperparameter(path: str, value: Any, domain: Sequence[Any]) -> api_pb2.HParamInfo:
-    info = api_pb2.HParamInfo(name=path, differs=len(domain) > 1)
+    """A column. Trials outside a domain are not shown, so one that is not known is not told."""
+    info = api_pb2.HParamInfo(name=path, type=api_pb2.DATA_TYPE_FLOAT64, differs=len(domain) > 1)
     if isinstance(value, str | bool):
         is_text = isinstance(value, str)
         info.type = api_pb2.DATA_TYPE_STRING if is_text else api_pb2.DATA_TYPE_BOOL
-        info.domain_discrete.extend(domain)
-    else:
-        info.type = api_pb2.DATA_TYPE_FLOAT64
+        if domain:
+            info.domain_discrete.extend(domain)
+    elif domain:
         info.domain_interval.min_value = domain[0]
         info.domain_interval.max_value = domain[-1]
     return info

@@ -10,7 +10,7 @@ import pandas as pd
 from quarterhour.analysis.runs import Run, dotted
 from quarterhour.analysis.statistics import CONFIDENCE, unjudged, welch
 from quarterhour.tune.foreign import read_json
-from quarterhour.tune.run_folder import CONFIG, TRIAL, Status
+from quarterhour.tune.run_folder import CONFIG, TOKENS_PER_SECOND, TRIAL, Status, setting_place
 
 SPENT = ("step", "tokens", "flops", "seconds")
 
@@ -59,7 +59,10 @@ def search_results(run: Run) -> SearchResults:
         )
     search, trials = run.experiment["search"], run.trials
     if not run.rows.empty:
-        last = run.rows.groupby(TRIAL, as_index=False).last()
+        rows = run.rows.groupby(TRIAL, as_index=False)
+        last = rows.last()
+        if TOKENS_PER_SECOND in last:  # as `run_folder.last_row` has it
+            last[TOKENS_PER_SECOND] = rows[TOKENS_PER_SECOND].median()[TOKENS_PER_SECOND]
         trials = trials.merge(last, how="left", on=TRIAL)
     columns = dict.fromkeys([*trials, "adopted_from", *search["objectives"], *SPENT])
     trials = trials.reindex(columns=list(columns))
@@ -92,8 +95,9 @@ def best_trials(results: SearchResults, n_best: int = 5) -> pd.DataFrame:
 
 
 def setting_names(trials: pd.DataFrame) -> list[str]:
-    """The columns that a search may range over."""
-    return [str(name) for name in trials if str(name).startswith(("model.", "optim.", "data."))]
+    """The columns that a search may range over, those that matter most first."""
+    names = [str(name) for name in trials if str(name).startswith(("model.", "optim.", "data."))]
+    return sorted(names, key=setting_place)
 
 
 def rerun_command(run: Run, trial_folder: Path) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from quarterhour.tune.foreign import plain
+from quarterhour.tune.run_folder import COLUMNS
 
 MISSING = "–"
 SIGNIFICANT_DIGITS = 4
@@ -40,8 +41,10 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
 
 
 def header(column: Any) -> str:
-    """A column's name for people; a dotted one stays as --set takes it."""
+    """A column's name for people: a row's has its label and unit, a setting's is as --set has it."""
     name = str(column)
+    if name in COLUMNS:
+        return COLUMNS[name].header
     return name if "." in name else name.replace("_", " ")
 
 

@@ -22,8 +22,8 @@ _FIGURES = [name for name in run_folder.COLUMNS if name != run_folder.EVAL_CALIB
 def summarise(run: Run) -> pd.DataFrame:
     """The figures that the tables are made of, one row per configuration and seed.
 
-    The definitions are the study's, on the trial's own number of steps. `train_loss` is of the last
-    step. `eval_loss`, `val_accuracy` and `val_perplexity` (on validation windows), `accuracy`,
+    The definitions are the study's, on the trial's own number of steps. `train_loss_last` is of the
+    last step. `study_eval_loss`, `val_accuracy` and `val_perplexity` (on validation windows), `accuracy`,
     `perplexity`, `confidence` and `final_top5` (on that step's training batch) are of the last
     evaluation that the reference makes. `initial_*` is of the first step. `early_loss` and
     `late_loss` are the mean train loss of the first and the last quarter. `step_time_*` is in
@@ -44,8 +44,8 @@ def summarise(run: Run) -> pd.DataFrame:
     summary = trials.loc[:, ["status"]].join(settings.loc[:, :"seq_len"])
     return summary.assign(
         total_tokens=settings["batch_size"] * settings["seq_len"] * seen,
-        train_loss=rows.loc[step == steps, "train_loss_last"],
-        eval_loss=evaluated[run_folder.EVAL_LOSS],
+        train_loss_last=rows.loc[step == steps, "train_loss_last"],
+        study_eval_loss=evaluated[run_folder.EVAL_LOSS],
         accuracy=evaluated["train_batch_accuracy"],
         perplexity=evaluated["train_batch_perplexity"],
         confidence=evaluated["train_batch_confidence"],

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogFormatter
 
 from quarterhour.analysis.chapters.paper.published import SIX
-from quarterhour.tune.run_folder import COLUMNS
 
 # Okabe and Ito's palette without its yellow; the colour-blind can tell these apart.
 _SIX_COLOURS = ("#000000", "#D55E00", "#56B4E9", "#0072B2", "#009E73", "#CC79A7")
@@ -33,12 +32,6 @@ def colours(configurations: Iterable[str]) -> dict[str, str]:
     others = [name for name in names if name not in SIX]
     own = {name: OTHER_COLOURS[n % len(OTHER_COLOURS)] for n, name in enumerate(others)}
     return {name: COLOURS.get(name) or own[name] for name in names}
-
-
-def axis_label(column: str) -> str:
-    """Label and unit of a column of the rows, as in "held-out loss (nats)"."""
-    described = COLUMNS[column]
-    return f"{described.label} ({described.unit})" if described.unit else described.label
 
 
 def figure_and_axes(

@@ -21,7 +21,7 @@ _STYLES = {Verdict.REPRODUCED: "green", Verdict.DRIFT: "yellow", Verdict.FAILED:
 def comparison_table(comparison: Comparison) -> Group:
     """A table of the paper: our figures, and beside them the paper's, dimmed."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("\nconfiguration", overflow="fold")
+    table.add_column("configuration", overflow="fold")
     columns = [_printed_column(comparison, name) for name in comparison.ours]
     for header, _ in columns:
         table.add_column(Text(header), no_wrap=True)
@@ -38,12 +38,13 @@ def _printed_column(comparison: Comparison, name: str) -> tuple[str, list[Text]]
     column, ours, paper = comparison.printed(name)
     ours, paper = ["ours", *ours], ["paper", *paper] if paper else [""] * (len(ours) + 1)
     paper_width = max(map(len, paper))
-    ours_width = max(*map(len, ours), len(column.header) - paper_width - 1)
+    lines = column.header.replace(", ", ",\n").split("\n")
+    ours_width = max(*map(len, ours), max(map(len, lines)) - paper_width - 1)
     heads, *cells = [
         Text.assemble(our.rjust(ours_width), " ", (their.rjust(paper_width), "dim"))
         for our, their in zip(ours, paper, strict=True)
     ]
-    return f"{column.header:^{len(heads)}}\n{heads.plain}", cells
+    return "\n".join([*(f"{line:^{len(heads)}}" for line in lines), heads.plain]), cells
 
 
 def cells_table(cells: pd.DataFrame) -> Group:
@@ -62,7 +63,8 @@ def cells_table(cells: pd.DataFrame) -> Group:
         "verdict",
     ):
         is_number = header in ("paper", "ours", "interval", "n")
-        table.add_column(header, no_wrap=True, justify="right" if is_number else "left")
+        justify = "right" if is_number else "left"
+        table.add_column(header, no_wrap=header != "measure", justify=justify)
     for cell in judged.to_dict("records"):
         column = TABLE_COLUMNS[cell["column"]]
         figures = (cell[name] for name in ("published", "ours", "low", "high"))
@@ -79,7 +81,8 @@ def cells_table(cells: pd.DataFrame) -> Group:
 def orderings_table(orderings: pd.DataFrame) -> Table:
     """What became of the claims of order."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for header in ("\nranked by", "best:\npaper", "\nours", "\nverdict", "order:\nverdict"):
+    table.add_column("ranked by")
+    for header in ("best:\npaper", "ours", "verdict", "order:\nverdict"):
         table.add_column(header, no_wrap=True)
     counts = sorted({*orderings["n"]})
     n = " to ".join(dict.fromkeys(map(str, (counts[0], counts[-1]))))

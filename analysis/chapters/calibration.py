@@ -19,7 +19,7 @@ from quarterhour.analysis.sections import Section, compares_configurations
 from quarterhour.analysis.statistics import mean_interval, pearson
 from quarterhour.tune.run_folder import EVAL_CALIBRATION, TRIAL
 
-QUOTED = {"train_loss": "confidence", "confidence": "final_top5"}
+QUOTED = {"train_loss_last": "confidence", "confidence": "final_top5"}
 """The correlations over the six that the study quotes, named as in `measures.summarise`."""
 
 

@@ -12,7 +12,7 @@ from quarterhour.analysis.measures import final_rows
 from quarterhour.analysis.runs import Run
 from quarterhour.analysis.sections import Section, compares_configurations
 from quarterhour.analysis.statistics import mean_interval
-from quarterhour.tune.run_folder import HELDOUT_LOSS, TRAIN_LOSS, TRIAL, TRIALS_ON_DEVICE
+from quarterhour.tune.run_folder import COLUMNS, HELDOUT_LOSS, TRAIN_LOSS, TRIAL, TRIALS_ON_DEVICE
 
 VIEWS = {"steps": "step", "tokens": "tokens", "flops": "flops", "device-seconds": "seconds"}
 """The kinds of cost, and the column of a row that counts each from the trial's start."""
@@ -68,7 +68,7 @@ def equal_cost_losses(run: Run) -> Figure | None:
     if ranked.empty:
         return None
     names = list(dict.fromkeys(table["configuration"]))
-    label = plots.axis_label(HELDOUT_LOSS)
+    label = COLUMNS[HELDOUT_LOSS].header
     figure, _ = plots.figure_and_axes((13, 1.6 + 0.4 * len(names)), 1, len(VIEWS))
     for axes, view in zip(figure.axes, VIEWS, strict=True):
         own = ranked.loc[ranked["view"] == view]

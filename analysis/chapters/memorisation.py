@@ -15,7 +15,7 @@ from quarterhour.tune.run_folder import EVAL_LOSS, HELDOUT_LOSS, TRAIN_LOSS, TRI
 
 _FINAL = ["step", "epochs", TRAIN_LOSS, EVAL_LOSS, HELDOUT_LOSS, "heldout_bits_per_byte"]
 _PANELS = (
-    Panel(column=EVAL_LOSS, label="loss on leaky windows (nats)"),
+    Panel(column=EVAL_LOSS),
     Panel(column=HELDOUT_LOSS),
     Panel(column="gap", label="gap: held-out - leaky (nats)"),
 )

@@ -18,7 +18,7 @@ from quarterhour.analysis.measures import final_rows
 from quarterhour.analysis.runs import Run
 from quarterhour.analysis.sections import Section
 from quarterhour.analysis.statistics import CONFIDENCE
-from quarterhour.tune.run_folder import HELDOUT_LOSS, TRIAL
+from quarterhour.tune.run_folder import COLUMNS, HELDOUT_LOSS, TRIAL
 
 AXES = ("parameters", "tokens", "flops")
 LAW = ("offset", "factor", "exponent")  # E, A and alpha of L = E + A · x^-alpha
@@ -156,7 +156,7 @@ def scaling_laws(runs: Sequence[Run]) -> Figure | None:
     for axes, axis in zip(figure.axes, AXES, strict=True):
         found = laws.loc[laws["axis"].eq(axis) & laws["reason"].eq("")]
         _draw_points_and_laws(axes, axis, measured.assign(colour=shown_as.map(named)), found)
-        axes.set(xlabel=axis, ylabel=plots.axis_label(HELDOUT_LOSS))
+        axes.set(xlabel=axis, ylabel=COLUMNS[HELDOUT_LOSS].header)
         plots.plain_log(axes.xaxis)
     return figure
 

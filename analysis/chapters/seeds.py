@@ -10,7 +10,10 @@ from quarterhour.analysis.sections import Section, compares_configurations
 from quarterhour.analysis.statistics import mean_interval, pairwise_differences
 from quarterhour.tune.run_folder import HELDOUT_LOSS, TOKENS_PER_SECOND, TRIAL, TRIALS_ON_DEVICE
 
-MEASURES = ["train_loss", "eval_loss", HELDOUT_LOSS, "accuracy", "final_top5", TOKENS_PER_SECOND]
+MEASURES = [
+    *("train_loss_last", "study_eval_loss", HELDOUT_LOSS, "accuracy", "final_top5"),
+    TOKENS_PER_SECOND,
+]
 """The main measures: their names in `trial_measures`."""
 
 

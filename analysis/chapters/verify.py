@@ -34,7 +34,7 @@ class Verdict(StrEnum):
 
 
 BEST = {
-    ("performance", "train_loss"): "lowest",
+    ("performance", "train_loss_last"): "lowest",
     ("performance", "accuracy"): "highest",
     ("top5", "final_top5"): "highest",
     ("normalized", "loss_per_million_tokens"): "lowest",

@@ -16,7 +16,14 @@ from quarterhour.analysis.chapters.paper import published
 from quarterhour.analysis.measures import counted_trials, summarise
 from quarterhour.analysis.runs import Run
 from quarterhour.analysis.statistics import mean_intervals
-from quarterhour.tune.run_folder import EVAL_LOSS, TRAIN_LOSS, TRIAL, TRIALS_ON_DEVICE, Status
+from quarterhour.tune.run_folder import (
+    COLUMNS,
+    EVAL_LOSS,
+    TRAIN_LOSS,
+    TRIAL,
+    TRIALS_ON_DEVICE,
+    Status,
+)
 
 _POINTS = 20  # of the study's training-loss figure: every 100th of 2,000 steps
 
@@ -33,7 +40,7 @@ class Panel(NamedTuple):
 
 
 TRAINING_PANELS = (
-    Panel(column=TRAIN_LOSS, label="training loss (nats)"),
+    Panel(column=TRAIN_LOSS),
     Panel(column="learning_rate"),
     Panel(column="grad_norm"),
     Panel(column="step_seconds"),
@@ -43,9 +50,9 @@ TRAINING_PANELS = (
     Panel(column="train_batch_top5_accuracy"),
 )
 VALIDATION_PANELS = (
-    Panel(column=EVAL_LOSS, label="validation loss (nats)", log=True),
-    Panel(column="eval_accuracy", label="validation accuracy"),
-    Panel(column="eval_perplexity", label="validation perplexity", log=True),
+    Panel(column=EVAL_LOSS, log=True),
+    Panel(column="eval_accuracy"),
+    Panel(column="eval_perplexity", log=True),
 )
 
 
@@ -66,7 +73,7 @@ def training_loss(run: Run) -> Figure | None:
     report_every = rows["budget.report_every"]
     every = (rows["budget.steps"] / _POINTS / report_every).round().clip(lower=1) * report_every
     thinned = replace(run, rows=run.rows.loc[(rows["step"] - 1) % every == 0])
-    panel = Panel(column="train_loss_last", label="training loss (nats)", log=True)
+    panel = Panel(column="train_loss_last", log=True)
     return curves(thinned, [panel], size=(7, 4.5))
 
 
@@ -82,8 +89,10 @@ def validation_curves(run: Run) -> Figure | None:
 
 def final_performance(run: Run) -> Figure | None:
     """Final training loss, and accuracy on the training batch at the study's last evaluation."""
-    accuracy = plots.axis_label("train_batch_accuracy")
-    labels = {"train_loss": "training loss of the last step (nats)", "accuracy": accuracy}
+    labels = {
+        "train_loss_last": COLUMNS["train_loss_last"].header,
+        "accuracy": COLUMNS["train_batch_accuracy"].header,
+    }
     return _bars(run, labels)
 
 
@@ -105,7 +114,7 @@ def efficiency(run: Run) -> Figure | None:
     curves = over_seeds(run, TRAIN_LOSS).assign(seconds=over_seeds(run, "seconds")["mean"])
     for name, colour, own in _by_colour(run, curves):
         _draw_curve(axes, own.set_index("seconds"), colour, name)
-    axes.set(xlabel="device-seconds of training", ylabel="training loss (nats)")
+    axes.set(xlabel="device-seconds of training", ylabel=COLUMNS[TRAIN_LOSS].header)
     plots.plain_log(axes.yaxis)
     plots.add_legend(figure, axes)
     not_drawn = "the published clock did not wait for its GPU: not drawn"
@@ -127,8 +136,8 @@ def curves(
             _draw_panel(axes, run, recorded, panel)
         else:
             axes.text(0.5, 0.5, "missing", transform=axes.transAxes, ha="center")
-        label = panel.label or plots.axis_label(panel.column)
-        axes.set(xlabel=plots.axis_label("step"), ylabel=label)
+        label = panel.label or COLUMNS[panel.column].header
+        axes.set(xlabel=COLUMNS["step"].header, ylabel=label)
     plots.add_legend(figure, next(axes for axes in figure.axes if axes.lines))
     plots.add_note(figure, _published_note(run))
     return figure

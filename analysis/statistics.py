@@ -50,6 +50,13 @@ def prediction_interval(values: Sequence[float]) -> Interval:
     return _interval(values, spread_of_one=1)
 
 
+def resampled_interval(value: float, resampled: Sequence[float]) -> Interval:
+    """Of an estimate that was made again on random halves of its data: these deviate as it does."""
+    n = len(resampled)
+    half = float(_student(n, np.std(resampled, ddof=1), 1 - 1 / n))
+    return Interval(n, value, value - half, value + half)
+
+
 def _interval(values: Sequence[float], spread_of_one: int) -> Interval:
     n = len(values)
     mean = float(np.mean(values)) if n else _NAN
@@ -57,7 +64,7 @@ def _interval(values: Sequence[float], spread_of_one: int) -> Interval:
     return Interval(n, mean, mean - half, mean + half)
 
 
-def _student(n: Any, deviation: Any, spread_of_one: int) -> Any:
+def _student(n: Any, deviation: Any, spread_of_one: float) -> Any:
     """Half the width of the interval around the mean of `n` values; NaN below two."""
     error = deviation * np.sqrt(spread_of_one + 1 / n)
     return special.stdtrit(n - 1, (1 + CONFIDENCE) / 2) * error

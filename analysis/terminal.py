@@ -12,7 +12,7 @@ from quarterhour.analysis.chapters.paper.comparison import TABLE_COLUMNS, Compar
 from quarterhour.analysis.chapters.paper.tables import TABLES
 from quarterhour.analysis.chapters.search import results as search
 from quarterhour.analysis.chapters.search.results import SearchResults
-from quarterhour.analysis.chapters.verify import Verdict
+from quarterhour.analysis.chapters.verify import Verdict, why_unjudged
 
 _NUMBERS = {name: str(number) for number, name in enumerate(TABLES, start=1)}
 _STYLES = {Verdict.REPRODUCED: "green", Verdict.DRIFT: "yellow", Verdict.FAILED: "bold red"}
@@ -101,12 +101,10 @@ def orderings_table(orderings: pd.DataFrame) -> Table:
 
 def _reasons(cells: pd.DataFrame) -> Table:
     """Why cells are not comparable or missing, and how many for each reason."""
-    each = cells.assign(reason=cells["reason"].str.split("; ")).explode("reason")
-    each = each.loc[each["reason"] != ""]
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(justify="right")
-    for (status, reason), number in each.value_counts(["status", "reason"], sort=True).items():
-        table.add_row(str(number), _coloured(status), Text(reason))
+    for status, reason, number in why_unjudged(cells):
+        table.add_row(str(number), _coloured(Verdict(status)), Text(reason))
     return table
 
 

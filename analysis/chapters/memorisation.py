@@ -53,7 +53,7 @@ def memorisation_gap(run: Run) -> Figure | None:
     A rising gap is training text learned by heart.
     """
     gaps = replace(run, rows=gap_over_time(run))
-    return curves(gaps, _PANELS, size=(12, 4), n_columns=3)
+    return curves(gaps, _PANELS, size=(10, 4), n_columns=3)
 
 
 SECTION = Section[Run](

@@ -17,6 +17,16 @@ MEASURES = [
 """The main measures: their names in `trial_measures`."""
 
 
+def lacks_seeds(run: Run) -> str:
+    """That each configuration has a single seed, and what trains more; "" where one has several."""
+    if run.trials.duplicated("configuration").any():
+        return ""
+    return (
+        "One seed each: whether a difference is more than seed noise cannot be told. The command"
+        " that began the run, with --seeds 3, trains two more of each and none again."
+    )
+
+
 def trial_measures(run: Run) -> pd.DataFrame:
     """One row for each trial that counts: configuration, seed, trials_on_device and the measures.
 
@@ -64,6 +74,7 @@ SECTION = Section[Run](
     name="uncertainty",
     title="What the seeds say",
     applies=compares_configurations,
+    lacks=lacks_seeds,
     tables={
         "seed_intervals": ("Means and intervals", seed_intervals),
         "pairwise": ("Every pair", pairwise),

@@ -12,6 +12,7 @@ from quarterhour.analysis.chapters.paper import published
 from quarterhour.analysis.chapters.paper.tables import TABLES
 from quarterhour.analysis.measures import mean_over_seeds, summarise
 from quarterhour.analysis.runs import Run
+from quarterhour.analysis.sections import Table
 from quarterhour.tune.run_folder import COLUMNS, EVAL_LOSS, Status
 
 
@@ -24,7 +25,9 @@ class TableColumn:
     setting: bool = False
 
 
-_LAST_EVALUATION = f"{COLUMNS[EVAL_LOSS].label}, study's last"
+_TOP5 = COLUMNS["train_batch_top5_accuracy"].label
+_VALIDATION = COLUMNS[EVAL_LOSS].label
+_LAST_EVALUATION = f"{_VALIDATION}, study's last"
 TABLE_COLUMNS = {
     "d_model": TableColumn(header="d_model", decimals=".0f", setting=True),
     "n_heads": TableColumn(header="heads", decimals=".0f", setting=True),
@@ -40,8 +43,8 @@ TABLE_COLUMNS = {
     "study_eval_loss": TableColumn(header=_LAST_EVALUATION),
     "accuracy": TableColumn(header=COLUMNS["train_batch_accuracy"].label),
     "perplexity": TableColumn(header=COLUMNS["train_batch_perplexity"].label, decimals=".2f"),
-    "initial_top5": TableColumn(header="first step"),
-    "final_top5": TableColumn(header="study's last"),
+    "initial_top5": TableColumn(header=f"{_TOP5}, first step"),
+    "final_top5": TableColumn(header=f"{_TOP5}, study's last"),
     "improvement": TableColumn(header="improvement"),
     "top1_gap": TableColumn(header="top-1 gap"),
     "steps_per_second": TableColumn(header="steps/s", decimals=".2f"),
@@ -50,9 +53,7 @@ TABLE_COLUMNS = {
     "loss_per_million_tokens": TableColumn(header="loss per M tokens", decimals=".4f"),
     "step_time_mean_s": TableColumn(header="step time (s)", decimals=".4f"),
     "step_time_std_s": TableColumn(header="std (s)", decimals=".4f"),
-    "initial_val_loss": TableColumn(
-        header=f"{COLUMNS[EVAL_LOSS].label}, first step", decimals=".2f"
-    ),
+    "initial_val_loss": TableColumn(header=f"{_VALIDATION}, first step", decimals=".2f"),
     "final_val_loss": TableColumn(header=_LAST_EVALUATION, decimals=".2f"),
     "val_accuracy": TableColumn(header=COLUMNS["eval_accuracy"].label),
     "val_perplexity": TableColumn(header=COLUMNS["eval_perplexity"].label, decimals=".2f"),
@@ -105,6 +106,15 @@ class Comparison:
             if column in self.published:
                 frame[f"{column}_published"] = self.published[column]
         return frame.assign(not_comparable=self.not_comparable, unfinished=self.unfinished)
+
+    def as_table(self) -> Table:
+        """The table for the report."""
+        return Table(
+            frame=self.frame().reset_index(),
+            cells=self.texts(),
+            notes=[self.note] * bool(self.note),
+            title=self.heading,
+        )
 
     def texts(self) -> pd.DataFrame:
         """The table as text, for files and the page: after each column of ours the paper's."""

@@ -1,6 +1,6 @@
 """The study's figures of a run, with the published series beside ours where they compare.
 
-Lines and bars are means over seeds, with 95 % intervals (Student t) from two seeds on.
+Lines and dots are means over seeds, with 95 % intervals (Student t) from two seeds on.
 """
 
 from collections.abc import Iterator, Sequence
@@ -74,7 +74,7 @@ def training_loss(run: Run) -> Figure | None:
     every = (rows["budget.steps"] / _POINTS / report_every).round().clip(lower=1) * report_every
     thinned = replace(run, rows=run.rows.loc[(rows["step"] - 1) % every == 0])
     panel = Panel(column="train_loss_last", log=True)
-    return curves(thinned, [panel], size=(7, 4.5))
+    return curves(thinned, [panel], size=(plots.SINGLE, 4.2))
 
 
 def training_curves(run: Run) -> Figure | None:
@@ -93,24 +93,24 @@ def final_performance(run: Run) -> Figure | None:
         "train_loss_last": COLUMNS["train_loss_last"].header,
         "accuracy": COLUMNS["train_batch_accuracy"].header,
     }
-    return _bars(run, labels)
+    return _dots(run, labels)
 
 
 def throughput(run: Run) -> Figure | None:
     """Steps per second over all steps but the first."""
-    return _bars(run, {"steps_per_second": "steps per second"})
+    return _dots(run, {"steps_per_second": "steps per second"})
 
 
 def convergence(run: Run) -> Figure | None:
     """How far the training loss fell from the first quarter of the steps to the last."""
-    return _bars(run, {"improvement": "(early - late) ÷ early training loss"})
+    return _dots(run, {"improvement": "(early - late) ÷ early training loss"})
 
 
 def efficiency(run: Run) -> Figure | None:
     """Training loss against the seconds that the trial has trained."""
     if run.rows.empty or over_seeds(run, TRAIN_LOSS).empty:
         return None
-    figure, axes = plots.figure_and_axes((7, 4.5))
+    figure, axes = plots.figure_and_axes((plots.SINGLE, 4.2))
     curves = over_seeds(run, TRAIN_LOSS).assign(seconds=over_seeds(run, "seconds")["mean"])
     for name, colour, own in _by_colour(run, curves):
         _draw_curve(axes, own.set_index("seconds"), colour, name)
@@ -174,13 +174,14 @@ def _draw_curve(axes: Axes, means: pd.DataFrame, colour: str, name: str) -> None
         axes.fill_between(means.index, means["low"], means["high"], color=colour, alpha=0.2)
 
 
-def _bars(run: Run, labels: dict[str, str]) -> Figure | None:
-    """One panel a figure of the trials, one bar a configuration, the published beside it."""
+def _dots(run: Run, labels: dict[str, str]) -> Figure | None:
+    """One panel a figure of the trials, one dot a configuration, and the published."""
     counted = _with_improvement(summarise(run)).merge(_counted(run), on=TRIAL)
     if counted.loc[:, list(labels)].isna().to_numpy().all():
         return None
     names = list(dict.fromkeys(counted["configuration"]))
-    figure, _ = plots.figure_and_axes((6.5 * len(labels), 1.4 + 0.5 * len(names)), 1, len(labels))
+    size = (plots.SINGLE * len(labels), 1.4 + 0.4 * len(names))
+    figure, _ = plots.figure_and_axes(size, 1, len(labels))
     recorded = _with_improvement(published.summary()).set_index("configuration")
     every_name = pd.CategoricalDtype(names)  # a configuration without the figure is shown too
     compared = [n for n in names if n in published.SIX and not published.differences(run, n)]
@@ -188,37 +189,40 @@ def _bars(run: Run, labels: dict[str, str]) -> Figure | None:
         known = counted.dropna(subset=[column]).astype({"configuration": every_name})
         means = mean_intervals(known.groupby("configuration", observed=False)[column])
         theirs = recorded.loc[[] if column in published.COLUMN_REASONS else compared, column]
-        _draw_bars(axes, means, theirs)
+        _draw_dots(axes, means, theirs)
         axes.set(xlabel=label)
     reasons = [published.COLUMN_REASONS[c] for c in labels if c in published.COLUMN_REASONS]
-    said = f"published not drawn: {reasons[0]}" if reasons else _published_note(run, "hatched")
+    said = f"published not drawn: {reasons[0]}" if reasons else _published_note(run, "hollow")
     if "steps_per_second" in labels:
         said += f"; {_sharing_note(run)}"
     plots.add_note(figure, said)
     return figure
 
 
-def _draw_bars(axes: Axes, means: Any, theirs: pd.Series) -> None:
-    """Horizontal bars with their figures at the end; the published ones hatched."""
-    height = 0.4 if len(theirs) else 0.7
+def _draw_dots(axes: Axes, means: Any, theirs: pd.Series) -> None:
+    """A dot a configuration with its figure beside it; the published ones are hollow."""
     own = plots.colours(means.index)
-    for place, row in enumerate(means.itertuples()):
+    rows: Any = means.itertuples()
+    for place, row in enumerate(rows):
         name, colour = row.Index, own[row.Index]
-        error = row.high - row.mean if row.n > 1 else None
-        bar = axes.barh(place, row.mean, height, color=colour, xerr=error, capsize=3)
         if row.n:
-            axes.bar_label(bar, fmt=" %.4g", padding=3)
+            half = row.high - row.mean if row.n > 1 else None
+            axes.errorbar(row.mean, place, xerr=half, fmt="o", color=colour, capsize=4)
+            _say(axes, row.mean, place, colour)
         else:
-            axes.text(0, place, " missing", va="center")
+            axes.text(0.02, place, "missing", va="center", transform=axes.get_yaxis_transform())
         if name in theirs:
-            style: Any = {"color": "white", "edgecolor": colour, "hatch": "///"}
-            hatched = axes.barh(place + height, theirs[name], height, **style)
-            axes.bar_label(hatched, fmt=" %.4g", padding=3, color=plots.NOTE_COLOUR)
-    labels = [f"{name} (n = {n})" for name, n in means["n"].items()]
-    axes.set_yticks(range(len(means)), labels)
-    axes.invert_yaxis()
+            axes.plot(theirs[name], place, "D", color=colour, fillstyle="none")
+            _say(axes, theirs[name], place, plots.NOTE_COLOUR)
+    axes.set_yticks(range(len(means)), [f"{name} (n = {n})" for name, n in means["n"].items()])
+    axes.set_ylim(len(means) - 0.5, -0.7)
     axes.margins(x=0.15)
-    axes.grid(visible=False, axis="y")
+
+
+def _say(axes: Axes, x: Any, place: int, colour: str) -> None:
+    axes.annotate(
+        f"{x:.4g}", (x, place), (0, 6), textcoords="offset points", ha="center", color=colour
+    )
 
 
 def _with_improvement(summary: pd.DataFrame) -> pd.DataFrame:

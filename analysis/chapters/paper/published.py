@@ -72,6 +72,7 @@ def summary() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@cache  # every figure of curves asks for it
 def rows() -> pd.DataFrame:
     """The study's recorded series in the columns of `Run.rows`, by optimizer updates.
 

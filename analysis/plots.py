@@ -38,6 +38,7 @@ STYLE: Any = {
     "svg.fonttype": "path",  # text as outlines looks the same wherever it is opened
 }
 """Of all figures, while they are made and drawn."""
+TICKS = 5  # at most, on a linear axis
 _NOTE_WIDTH = 14  # characters an inch
 _LEGEND_INCHES, _CHARACTER_INCHES = 0.7, 0.085  # of an entry, and of each of its characters
 
@@ -56,6 +57,8 @@ def figure_and_axes(
     """A Figure and its axes: an array where there are several."""
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(n_rows, n_columns, **subplots)
+    for each in figure.axes:
+        each.locator_params(nbins=TICKS)
     return figure, axes
 
 

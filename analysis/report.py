@@ -168,7 +168,8 @@ def _figure(subject: Any, title: str, maker: FigureMaker[Any], path: Path) -> Fi
     svg = io.BytesIO()
     FigureCanvasSVG(made).print_svg(svg, metadata={"Date": None})
     made.dpi = PNG_DPI
-    FigureCanvasAgg(made).print_png(path.with_suffix(".png"))
+    quickly = {"compress_level": 3}  # half the time, and a tenth more bytes
+    FigureCanvasAgg(made).print_png(path.with_suffix(".png"), pil_kwargs=quickly)
     path.with_suffix(".svg").write_bytes(svg.getvalue())
     source = f"data:image/svg+xml;base64,{base64.b64encode(svg.getvalue()).decode()}"
     return FigureView(title, _caption(maker), source, made.get_figwidth())

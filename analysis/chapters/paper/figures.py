@@ -129,7 +129,8 @@ def curves(
     measured = run.rows.dropna(axis="columns", how="all").columns
     if not any(panel.column in measured for panel in panels):
         return None
-    figure, _ = plots.figure_and_axes(size, -(-len(panels) // n_columns), n_columns)
+    n_rows = -(-len(panels) // n_columns)
+    figure, _ = plots.figure_and_axes(size, n_rows, n_columns, sharex=True, squeeze=False)
     recorded = published.rows()
     for axes, panel in zip(figure.axes, panels, strict=False):
         if panel.column in measured:
@@ -137,7 +138,9 @@ def curves(
         else:
             axes.text(0.5, 0.5, "missing", transform=axes.transAxes, ha="center")
         label = panel.label or COLUMNS[panel.column].header
-        axes.set(xlabel=COLUMNS["step"].header, ylabel=label)
+        axes.set(ylabel=label)
+    for axes in figure.axes[-n_columns:]:
+        axes.set_xlabel(COLUMNS["step"].header)
     plots.add_legend(figure, next(axes for axes in figure.axes if axes.lines))
     plots.add_note(figure, _published_note(run))
     return figure

@@ -15,7 +15,6 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator
-from optuna.distributions import CategoricalDistribution
 
 from quarterhour.analysis import plots
 from quarterhour.analysis.chapters.search.results import (
@@ -131,7 +130,7 @@ def slices(run: Run) -> Figure | None:
     order = ScalarMappable(Normalize(number.min(), number.max()), "viridis_r")
     for axes, (path, kind) in zip(figure.axes, ranges.items(), strict=False):
         values = complete[path]
-        if isinstance(kind, CategoricalDistribution):
+        if hasattr(kind, "choices"):
             values = values.astype(str)
         axes.scatter(values, complete[results.objective], c=order.to_rgba(number), s=16)
         axes.set(xlabel=path)
@@ -182,7 +181,7 @@ def fresh_seeds(run: Run) -> Figure | None:
     fresh: Any = results.fresh.loc[results.fresh["status"] == Status.COMPLETE]
     for place, name in enumerate(compared["trial"].astype(str)):
         seeds = fresh.loc[fresh["configuration"] == name, results.objective] - reference
-        colour = COLOURS.get(origins[name], PROPOSED_COLOUR)
+        colour = COLOURS.get(str(origins[name]), PROPOSED_COLOUR)
         axes.plot(seeds, [place + 0.18] * len(seeds), "o", color=colour, alpha=0.7, markersize=4)
     axes.set(xlabel=f"{_label(results.objective)}, less the best of the six")
     plots.add_note(figure, f"small dots: seeds; bars: {CORRECTION}")
@@ -195,7 +194,7 @@ def _label(objective: str) -> str:
 
 def _position(values: pd.Series, kind: Any) -> Any:
     """The places of these values on an axis from 0 to 1."""
-    if isinstance(kind, CategoricalDistribution):
+    if hasattr(kind, "choices"):
         return values.map(kind.choices.index) / (len(kind.choices) - 1)
     scale = np.log if getattr(kind, "log", False) else np.asarray
     low, high = scale(kind.low), scale(kind.high)
@@ -204,7 +203,7 @@ def _position(values: pd.Series, kind: Any) -> Any:
 
 def _bound(kind: Any, end: int) -> str:
     """The lowest (0) or the highest (-1) value of a range, or the choice at that end."""
-    if isinstance(kind, CategoricalDistribution):
+    if hasattr(kind, "choices"):
         return str(kind.choices[end])
     return plots.plain_number((kind.low, kind.high)[end])
 

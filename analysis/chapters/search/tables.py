@@ -2,13 +2,10 @@
 
 import functools
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import optuna
 import pandas as pd
-from optuna import distributions
-from optuna.distributions import BaseDistribution
 
 from quarterhour.analysis import formats
 from quarterhour.analysis.chapters.search import results as search
@@ -16,6 +13,10 @@ from quarterhour.analysis.chapters.search.results import search_results
 from quarterhour.analysis.runs import Run
 from quarterhour.analysis.sections import Table
 from quarterhour.analysis.statistics import resampled_interval
+
+if TYPE_CHECKING:  # a grid's report needs no optuna
+    import optuna
+    from optuna.distributions import BaseDistribution
 
 SHOWN = 10
 SHOWN_COMMANDS = 3
@@ -100,7 +101,7 @@ def importances(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _shares(trials: Any, objective: str, ranges: dict[str, BaseDistribution]) -> dict[str, float]:
+def _shares(trials: Any, objective: str, ranges: dict[str, "BaseDistribution"]) -> dict[str, float]:
     """fANOVA's shares of the settings, the largest first; none where the objective is constant."""
     # A search's alone, and slow to import: it has scikit-learn with it.
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
@@ -154,7 +155,7 @@ def non_dominated(trials: pd.DataFrame, objectives: dict[str, str]) -> pd.DataFr
     return trials.iloc[[trial.number for trial in best]]
 
 
-def parameters(run: Run) -> dict[str, BaseDistribution]:
+def parameters(run: Run) -> dict[str, "BaseDistribution"]:
     """What the search ranges over, by dotted name: settings in which complete trials differ.
 
     One that is an earlier one times a constant, as d_ff is of d_model, is left out.
@@ -172,9 +173,11 @@ def parameters(run: Run) -> dict[str, BaseDistribution]:
 
 
 def _study(
-    trials: pd.DataFrame, objectives: dict[str, str], ranges: dict[str, BaseDistribution]
-) -> optuna.Study:
+    trials: pd.DataFrame, objectives: dict[str, str], ranges: dict[str, "BaseDistribution"]
+) -> "optuna.Study":
     """The complete trials as a study in memory, in their order."""
+    import optuna  # a search's alone
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     directions: Any = [*objectives.values()]
     study = optuna.create_study(directions=directions)
@@ -192,8 +195,10 @@ def _is_multiple(known: Any, path: Any, other: Any) -> bool:
     return bool(np.allclose(ratios, ratios.iloc[0]))
 
 
-def _distribution(values: list[Any]) -> BaseDistribution:
+def _distribution(values: list[Any]) -> "BaseDistribution":
     """The range or the choices that these values span."""
+    from optuna import distributions
+
     if any(isinstance(value, str | bool) for value in values):
         return distributions.CategoricalDistribution(sorted(values))
     low, high = min(values), max(values)

@@ -35,7 +35,7 @@ def test_a_search_says_its_best_against_the_best_of_the_six(tmp_path: Path):
     run = load_run(write_search(tmp_path / "search", 12, fresh=True))
     best, fresh, decides, trials = sentences(run)
     assert best.startswith("The best of 11 complete trials, each of 2,000 steps, is 0")
-    assert "With 3 fresh seeds each, less the best of the six: " in fresh
+    assert "With up to 3 fresh seeds each, less the best of the six: " in fresh
     assert "(Welch's intervals, 95 % for all comparisons together (Bonferroni))" in fresh
     assert "The best of the six was itself chosen by one seed" in fresh
     assert "cannot be told from 5 complete proposals: at least 20 are needed" in decides

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pandas as pd
 import pytest
 from made_up import training_rows, write_grid, write_samples, write_search
@@ -24,6 +25,7 @@ from matplotlib import image
 from matplotlib.figure import Figure
 from screenshots import BROWSER, DRIVER, PICTURES, browsing, opened, take
 from selenium import webdriver
+from selenium.webdriver.support.wait import WebDriverWait
 from test_runs import COMPLETE, write_experiment, write_trial
 
 import quarterhour.analysis.report
@@ -211,6 +213,50 @@ def test_the_page_needs_nothing_but_itself(report: Path):
     assert {"six-paper", "six-verify", "wide-search", "contradictions"} <= set(ids)
     assert "wide-paper" not in ids
     assert "url(" not in (report / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_page_opens_with_results_and_ends_with_folded_provenance(report: Path):
+    text = (report / "report.html").read_text(encoding="utf-8")
+    sections = re.findall(r'<section id="(six-[^"]*)">(.*?)</section>', text, re.DOTALL)
+    (first, opening), (last, ending) = sections[0], sections[-1]
+    assert (first, last) == ("six-results", "six-run")
+    assert opening.count("<figure") == 1
+    assert opening.index('class="sentence">At 2000 steps each, ') < opening.index("<figure")
+    assert "<details><summary>Show trials, provenance</summary>" in ending
+    assert "Provenance" not in "".join(body for _, body in sections[:-1])
+
+
+def test_a_label_stands_for_one_number_in_all_tables(tmp_path: Path):
+    """A trial's loss differs by its window's mean, its last step and the study's evaluation."""
+    run = write_experiment(tmp_path / "run", ["baseline"])
+    rows = training_rows(3, {})
+    for row in rows:
+        row |= {"train_loss_last": row["train_loss"] + 0.25}
+        if "eval_loss" in row and row["step"] > 1601:
+            row["eval_loss"] -= 0.5
+    write_trial(run, "baseline", rows, result=COMPLETE)
+    write_report([load_run(run)], tmp_path / "report")
+    values: dict[str, set[str]] = {}
+    for path in (tmp_path / "report/tables").glob("*.md"):
+        head, _, *rows = [
+            line.split("|")[1:-1] for line in path.read_text().split("\n\n")[0].splitlines()
+        ]
+        for row in rows:
+            for name, value in zip(head, row, strict=True):
+                if "loss" in name and "paper" not in name and row[0].strip() == "baseline":
+                    label = name.strip().removesuffix(" (nats)")
+                    values.setdefault(label, set()).add(value.strip()[:4])
+    assert {label: found for label, found in values.items() if len(found) > 1} == {}
+    labels = ["training loss, window mean", "training loss, last step", "loss, leaky validation"]
+    assert {*labels, "loss, leaky validation, study's last"} <= {*values}
+
+
+def test_one_seed_has_one_sentence_in_place_of_intervals(tmp_path: Path):
+    write_report([load_run(write_grid(tmp_path / "six"))], tmp_path / "report")
+    page = Page((tmp_path / "report/report.html").read_text(encoding="utf-8"))
+    assert page.text.count("One seed each: whether a difference is more than seed noise") == 2
+    assert "cannot be judged" not in page.text
+    assert not (tmp_path / "report/tables/pairwise.csv").exists()
 
 
 def test_the_page_shows_what_a_run_wrote_as_text(report: Path):
@@ -418,6 +464,50 @@ def test_a_browser_shows_all_of_the_page(
     ratios: dict[str, float] = browser.execute_script(CONTRAST)
     assert len(ratios) > 3
     assert min(ratios.values()) >= 4.5, ratios
+
+
+# What has more to the right than it shows, and whether it is marked so.
+UNSHOWN = """
+return [...document.querySelectorAll(".scroll, figure")].filter(
+  box => box.checkVisibility()
+    && (box.scrollWidth - box.clientWidth > 1) !== box.classList.contains("more-right")
+).map(box => box.outerHTML.slice(0, 80));
+"""
+SINGLE_PANELS = """
+return [...document.querySelectorAll(".figures > div:not(.wide) figure")]
+  .map(box => box.scrollWidth - box.clientWidth);
+"""
+
+
+@pytest.mark.slow
+@needs_browser
+def test_what_scrolls_says_so_and_single_panels_fit_a_phone(
+    report: Path, browser: webdriver.Chrome
+):
+    opened(browser, report, 400, "light")
+    WebDriverWait(browser, 20).until(lambda driver: driver.execute_script(UNSHOWN) == [])
+    assert browser.execute_script("return document.querySelectorAll('.more-right').length") > 5
+    browser.execute_script(
+        "for (const each of document.querySelectorAll('details')) each.open = true"
+    )
+    WebDriverWait(browser, 20).until(lambda driver: driver.execute_script(UNSHOWN) == [])
+    single = browser.execute_script(SINGLE_PANELS)
+    assert len(single) > 5
+    assert max(single) <= 0
+    opened(browser, report, 1400, "light")
+    WebDriverWait(browser, 20).until(lambda driver: driver.execute_script(UNSHOWN) == [])
+
+
+@pytest.mark.slow
+@needs_browser
+@pytest.mark.parametrize(("scheme", "is_dark"), [("light", False), ("dark", True)])
+def test_figures_are_as_dark_as_the_page(
+    scheme: str, is_dark: bool, report: Path, browser: webdriver.Chrome
+):
+    opened(browser, report, 1400, scheme)
+    picture = browser.find_element("css selector", "figure img").screenshot_as_png
+    pixels = image.imread(io.BytesIO(picture))[..., :3]
+    assert (float(np.median(pixels)) < 0.2) == is_dark
 
 
 @pytest.mark.slow

@@ -131,8 +131,8 @@ def _confirmed(run: Run) -> list[str]:
     if not said:
         return ["The best of the six is the best of all, and no other trial has fresh seeds."]
     return [
-        f"With {compared['n'].max()} fresh seeds each, less the best of the six: {'; '.join(said)}"
-        f" ({search.CORRECTION}). {search.CHOSEN}."
+        f"With up to {compared['n'].max()} fresh seeds each, less the best of the six:"
+        f" {'; '.join(said)} ({search.CORRECTION}). {search.CHOSEN}."
     ]
 
 

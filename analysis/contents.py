@@ -11,6 +11,7 @@ from quarterhour.analysis.chapters import (
     contradictions,
     equal_cost,
     memorisation,
+    opening,
     run,
     samples,
     scaling,
@@ -24,16 +25,18 @@ from quarterhour.analysis.runs import Run
 from quarterhour.analysis.sections import Section
 
 RUN_SECTIONS: tuple[Section[Run], ...] = (
-    run.SECTION,
+    opening.OPENING,
+    opening.SEARCH_OPENING,
+    equal_cost.SECTION,
+    seeds.SECTION,
+    memorisation.SECTION,
     PAPER,
     verify.SECTION,
-    seeds.SECTION,
-    equal_cost.SECTION,
-    memorisation.SECTION,
     calibration.SECTION,
     SEARCH,
     FRONT,
     samples.SECTION,
+    run.SECTION,
 )
 """Sections of each run."""
 

@@ -1,12 +1,15 @@
 """A table's cells as text for people, and that text in markdown and LaTeX."""
 
 import math
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from quarterhour.tune.foreign import plain
+from quarterhour.tune.run_folder import COLUMNS
 
 MISSING = "–"
 SIGNIFICANT_DIGITS = 4
@@ -16,6 +19,13 @@ LARGE = 1e9  # is written as a power of ten
 _LATEX_CHARACTERS = str.maketrans(
     {"–": "--", "—": "---", "…": "...", "−": "-", "≤": "<=", "≥": ">=", "→": "->", "’": "'"}
 )
+_LATEX_ESCAPES = str.maketrans(
+    {c: f"\\{c}" for c in "&%$#_{}"}
+    | {"\\": "\\textbackslash {}", "~": "\\textasciitilde {}", "^": "\\textasciicircum {}"}
+)
+_FIGURE = re.compile(r"(?!0\d)[-+±]?[\d,.]+(e[-+]?\d+)?\*? ?|–|-|missing|")
+_REASONS = ("reason", "remark", "found", "not comparable")
+OFTEN = 3  # cells with the same reason
 
 
 def texts(frame: pd.DataFrame) -> pd.DataFrame:
@@ -28,9 +38,28 @@ def texts(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({header(name): _column_texts(named[name]) for name in named}, dtype=str)
 
 
-def numeric_headers(frame: pd.DataFrame) -> list[str]:
+def numeric_headers(cells: pd.DataFrame) -> list[str]:
     """The headers of columns of figures, which are aligned to the right."""
-    return [header(name) for name in _with_index(frame).select_dtypes("number")]
+    return [name for name in cells if all(map(_FIGURE.fullmatch, cells[name])) and len(cells)]
+
+
+def with_notes(cells: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The cells, and notes of the reasons in them: what all rows share, and by number what several
+    have. A column without any figure, or any reason of its own, is left out.
+    """
+    cells = cells.loc[:, [name for name in cells if {*cells[name]} != {MISSING}]]
+    notes: list[str] = []
+    for column in (name for name in _REASONS if name in cells and len(cells) > 1):
+        parts = [list(filter(None, text.split("; "))) for text in cells[column]]
+        counts = Counter(part for own in parts for part in dict.fromkeys(own))
+        short = {part: "" for part, n in counts.items() if n == len(cells)}
+        notes += [f"All rows: {'; '.join(short)}."] * bool(short)
+        often = [part for part, n in counts.items() if OFTEN <= n < len(cells)]
+        short |= {part: f"[{number}]" for number, part in enumerate(often, start=1)}
+        notes += [f"{short[part]} {part}" for part in often]
+        texts = ["; ".join(filter(None, (short.get(p, p) for p in own))) for own in parts]
+        cells = cells.assign(**{column: texts}) if any(texts) else cells.drop(columns=column)
+    return cells, notes
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
@@ -40,28 +69,34 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
 
 
 def header(column: Any) -> str:
-    """A column's name for people; a dotted one stays as --set takes it."""
+    """A column's name for people: label and unit of a row's, and words of what is a plain name."""
     name = str(column)
-    return name if "." in name else name.replace("_", " ")
+    if name in COLUMNS:
+        return COLUMNS[name].header
+    return name.replace("_", " ") if name.isidentifier() else name
 
 
-def markdown(cells: pd.DataFrame, numeric: list[str]) -> str:
-    """A table of texts in markdown."""
+def markdown(cells: pd.DataFrame, numeric: list[str], notes: list[str]) -> str:
+    """A table of texts in markdown, its notes below."""
     escaped = cells.map(lambda text: " ".join(text.replace("|", r"\|").split()))
     aligned = ["right" if name in numeric else "left" for name in cells]
-    return escaped.to_markdown(index=False, disable_numparse=True, colalign=aligned) + "\n"
+    table = escaped.to_markdown(index=False, disable_numparse=True, colalign=aligned)
+    return "\n\n".join([table, *notes]) + "\n"
 
 
-def latex(cells: pd.DataFrame, numeric: list[str], title: str) -> str:
+def latex(cells: pd.DataFrame, numeric: list[str], title: str, notes: list[str]) -> str:
     """A table of texts in LaTeX, no wider than the line, by booktabs and graphicx."""
     aligned = "".join("r" if name in numeric else "l" for name in cells)
-    plain = cells.map(_latex_text).rename(columns=_latex_text)
-    tabular = plain.to_latex(index=False, escape=True, column_format=aligned)
+    head, *rows = [
+        " & ".join(map(_latex_text, row)) + " \\\\\n" for row in [[*cells], *cells.to_numpy()]
+    ]
+    below = "".join(f"\\par\\footnotesize {_latex_text(note)}\n" for note in notes)
     return (
         "% needs \\usepackage{booktabs} and \\usepackage{graphicx}\n"
         f"\\begin{{table}}[htbp]\n\\centering\n\\caption{{{_latex_text(title)}}}\n"
         "\\resizebox{\\ifdim\\width>\\linewidth \\linewidth\\else\\width\\fi}{!}{%\n"
-        f"{tabular}}}\n\\end{{table}}\n"
+        f"\\begin{{tabular}}{{{aligned}}}\n\\toprule\n{head}\\midrule\n{''.join(rows)}"
+        f"\\bottomrule\n\\end{{tabular}}\n}}\n{below}\\end{{table}}\n"
     )
 
 
@@ -124,4 +159,4 @@ def _latex_text(text: str) -> str:
     """The text in characters that pdflatex has; a line break becomes a space."""
     known = text.translate(_LATEX_CHARACTERS)
     known = " ".join("".join(c if c.isprintable() else " " for c in known).split())
-    return known.encode("latin-1", "replace").decode("latin-1")
+    return known.encode("latin-1", "replace").decode("latin-1").translate(_LATEX_ESCAPES)

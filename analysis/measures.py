@@ -22,10 +22,10 @@ _FIGURES = [name for name in run_folder.COLUMNS if name != run_folder.EVAL_CALIB
 def summarise(run: Run) -> pd.DataFrame:
     """The figures that the tables are made of, one row per configuration and seed.
 
-    The definitions are the study's, on the trial's own number of steps. `train_loss` is of the last
-    step. `eval_loss`, `val_accuracy` and `val_perplexity` (on validation windows), `accuracy`,
-    `perplexity`, `confidence` and `final_top5` (on that step's training batch) are of the last
-    evaluation that the reference makes. `initial_*` is of the first step. `early_loss` and
+    The definitions are the study's, on the trial's own number of steps. `train_loss_last` is of the
+    last step. `study_eval_loss`, `val_accuracy` and `val_perplexity` (on validation windows),
+    `accuracy`, `perplexity`, `confidence` and `final_top5` (on that step's training batch) are of
+    the last evaluation that the reference makes. `initial_*` is of the first step. `early_loss` and
     `late_loss` are the mean train loss of the first and the last quarter. `step_time_*` is in
     seconds, over all steps but the first; its deviation is the population one. A figure whose rows
     are missing is NaN.
@@ -44,8 +44,8 @@ def summarise(run: Run) -> pd.DataFrame:
     summary = trials.loc[:, ["status"]].join(settings.loc[:, :"seq_len"])
     return summary.assign(
         total_tokens=settings["batch_size"] * settings["seq_len"] * seen,
-        train_loss=rows.loc[step == steps, "train_loss_last"],
-        eval_loss=evaluated[run_folder.EVAL_LOSS],
+        train_loss_last=rows.loc[step == steps, "train_loss_last"],
+        study_eval_loss=evaluated[run_folder.EVAL_LOSS],
         accuracy=evaluated["train_batch_accuracy"],
         perplexity=evaluated["train_batch_perplexity"],
         confidence=evaluated["train_batch_confidence"],
@@ -102,6 +102,16 @@ def mean_over_seeds(summary: pd.DataFrame) -> pd.DataFrame:
     by_configuration = counted.groupby("configuration", sort=False)
     means: Any = by_configuration.mean(numeric_only=True, skipna=False)
     return means.assign(seeds=seeds)
+
+
+def settings_but(run: Run, *names: str) -> list[frozenset[tuple[str, str]]]:
+    """What each trial was trained with, less its seed and what has these names or begins so."""
+    columns = [name for name in run.trials if "." in name and not name.startswith(names)]
+    trials: Any = run.trials[columns]
+    return [
+        frozenset((name, str(value)) for name, value in trial.items() if pd.notna(value))
+        for trial in trials.to_dict("records")
+    ]
 
 
 def final_rows(run: Run, columns: Sequence[str]) -> pd.DataFrame:

@@ -4,13 +4,13 @@ import textwrap
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogFormatter
 
 from quarterhour.analysis.chapters.paper.published import SIX
-from quarterhour.tune.run_folder import COLUMNS
 
 # Okabe and Ito's palette without its yellow; the colour-blind can tell these apart.
 _SIX_COLOURS = ("#000000", "#D55E00", "#56B4E9", "#0072B2", "#009E73", "#CC79A7")
@@ -23,6 +23,22 @@ BEST_COLOUR = "#E69F00"
 """Of the best of many: the best trial, a front, a fitted law."""
 NOTE_COLOUR = "#555555"
 """Of remarks in a figure."""
+SINGLE = 5.5
+"""Inches of a figure of one panel, which fits a phone."""
+STYLE: Any = {
+    "figure.dpi": 72,  # as svg has it: a text is measured once for its layout and its drawing
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.alpha": 0.25,
+    "font.size": 10,
+    "text.parse_math": False,  # a name with a dollar sign is no formula
+    "svg.hashsalt": "quarterhour",  # equal figures are equal files
+    "svg.fonttype": "path",  # text as outlines looks the same wherever it is opened
+}
+"""Of all figures, while they are made and drawn."""
+TICKS = 5  # at most, on a linear axis
 _NOTE_WIDTH = 14  # characters an inch
 _LEGEND_INCHES, _CHARACTER_INCHES = 0.7, 0.085  # of an entry, and of each of its characters
 
@@ -35,22 +51,14 @@ def colours(configurations: Iterable[str]) -> dict[str, str]:
     return {name: COLOURS.get(name) or own[name] for name in names}
 
 
-def axis_label(column: str) -> str:
-    """Label and unit of a column of the rows, as in "held-out loss (nats)"."""
-    described = COLUMNS[column]
-    return f"{described.label} ({described.unit})" if described.unit else described.label
-
-
 def figure_and_axes(
-    size: tuple[float, float], n_rows: int = 1, n_columns: int = 1
+    size: tuple[float, float], n_rows: int = 1, n_columns: int = 1, **subplots: Any
 ) -> tuple[Figure, Any]:
     """A Figure and its axes: an array where there are several."""
     figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(n_rows, n_columns)
-    for pair in figure.axes:
-        pair.spines[["top", "right"]].set_visible(False)
-        pair.grid(alpha=0.25)
-        pair.set_axisbelow(True)
+    axes = figure.subplots(n_rows, n_columns, **subplots)
+    for each in figure.axes:
+        each.locator_params(nbins=TICKS)
     return figure, axes
 
 
@@ -66,6 +74,15 @@ def add_legend(figure: Figure, axes: Axes) -> None:
     width = _LEGEND_INCHES + _CHARACTER_INCHES * max(map(len, labels), default=0)
     columns = max(1, int(figure.get_figwidth() / width))
     figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
+
+
+def draw_intervals(axes: Axes, names: Any, middle: Any, low: Any, high: Any) -> None:
+    """Draw a row a name from the top down: a dot, and a bar from `low` to `high` if known."""
+    places = range(len(middle))
+    bars = np.nan_to_num([middle - low, high - middle])
+    axes.errorbar(middle, places, xerr=bars, fmt="o", color=_SIX_COLOURS[3], capsize=4)
+    axes.set_yticks(places, names)
+    axes.set_ylim(len(middle) - 0.5, -0.5)
 
 
 def plain_number(x: float) -> str:

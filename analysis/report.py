@@ -9,6 +9,7 @@ import inspect
 import io
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,13 +19,11 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-from quarterhour.analysis import formats
-from quarterhour.analysis.chapters.paper.comparison import Comparison
-from quarterhour.analysis.chapters.run import remarks
+from quarterhour.analysis import formats, plots
 from quarterhour.analysis.contents import COMMON_SECTIONS, RUN_SECTIONS
 from quarterhour.analysis.publication import publishable
 from quarterhour.analysis.runs import Run
-from quarterhour.analysis.sections import FigureMaker, Section, TableMaker
+from quarterhour.analysis.sections import FigureMaker, Section, Table, TableMaker
 
 PAGE = "report.html"
 TABLES, FIGURES = "tables", "figures"
@@ -32,49 +31,47 @@ CONTENTS = {PAGE, TABLES, FIGURES}
 """What a report's folder holds."""
 PNG_DPI = 150
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+|^\.+")  # in a link, or a path that LaTeX reads
-# Equal figures are equal files; text as outlines looks the same wherever it is opened; a name with
-# a dollar sign is no formula.
-_STYLE: Any = {
-    "svg.hashsalt": "quarterhour",
-    "svg.fonttype": "path",
-    "text.parse_math": False,
-    "font.size": 10,
-}
 
 
 class TableView(NamedTuple):
-    """A table as the page shows it."""
+    """A table as the page shows it: the columns of figures are `numeric`."""
 
     title: str
     caption: str
     cells: pd.DataFrame
     numeric: list[str]
-    note: str
+    notes: list[str]
 
 
 class FigureView(NamedTuple):
-    """A figure as the page shows it; without a `source` there was nothing to draw."""
+    """A figure as the page shows it."""
 
     title: str
     caption: str
-    source: str | None
+    source: str
     inches: float
+
+    @property
+    def wide(self) -> bool:
+        """Whether it has several panels, and scrolls where there is no room for them."""
+        return self.inches > plots.SINGLE
 
 
 class SectionView(NamedTuple):
-    """A section as the page shows it."""
+    """A section as the page shows it; `missing` are the titles of what is not there yet."""
 
     id: str
-    title: str
-    tables: list[TableView]
+    section: Section[Any]
+    sentences: list[str]
     figures: list[FigureView]
+    tables: list[TableView]
+    missing: list[str]
 
 
 class Part(NamedTuple):
     """The sections of one run, or of all runs together."""
 
     title: str
-    remarks: list[str]
     sections: list[SectionView]
 
 
@@ -84,12 +81,13 @@ def write_report(runs: Sequence[Run], folder: Path) -> None:
     Each of several runs has a part of the page, and a folder of its name for its files.
     """
     runs = [publishable(run) for run in runs]
-    with mpl.rc_context(_STYLE):
+    runs = [replace(run, beside=tuple(other for other in runs if other is not run)) for run in runs]
+    with mpl.rc_context(plots.STYLE):
         parts = [
-            Part(f"Run {run.folder.name}", remarks(run), _sections(run, RUN_SECTIONS, folder, name))
+            Part(f"Run {run.folder.name}", _sections(run, RUN_SECTIONS, folder, name))
             for run, name in _subfolders(runs).items()
         ]
-        parts.append(Part("Beyond one run", [], _sections(runs, COMMON_SECTIONS, folder, "")))
+        parts.append(Part("Beyond one run", _sections(runs, COMMON_SECTIONS, folder, "")))
     written = sorted(path.relative_to(folder / TABLES) for path in folder.glob("**/*.tex"))
     document = formats.latex_document([path.as_posix() for path in written])
     (folder / TABLES / "tables.tex").write_text(document, encoding="utf-8")
@@ -110,53 +108,71 @@ def _sections(
     subject: Any, sections: Sequence[Section[Any]], folder: Path, subfolder: str
 ) -> list[SectionView]:
     """Write the files of the sections that apply, and return what the page shows of them."""
-    tables, figures = folder / TABLES / subfolder, folder / FIGURES / subfolder
-    for path in (tables, figures):
-        path.mkdir(parents=True, exist_ok=True)
+    for kind in (TABLES, FIGURES):
+        (folder / kind / subfolder).mkdir(parents=True, exist_ok=True)
     return [
-        SectionView(
-            id=f"{subfolder}-{section.name}".strip("-"),
-            title=section.title,
-            tables=[_table(subject, *made, tables / name) for name, made in section.tables.items()],
-            figures=[
-                _figure(subject, *made, figures / name) for name, made in section.figures.items()
-            ],
-        )
+        _section(subject, section, folder, subfolder)
         for section in sections
         if section.applies(subject)
     ]
 
 
-def _table(subject: Any, title: str, maker: TableMaker[Any], path: Path) -> TableView:
-    """Write a table's three files, and return what the page shows of it."""
-    made, note = maker(subject), ""
-    if isinstance(made, Comparison):
-        cells, note = made.texts(), made.note
-        numeric, title = [name for name in cells if name != "configuration"], made.heading
-        frame = made.frame()
-    else:
-        cells, numeric, frame = formats.texts(made), formats.numeric_headers(made), made
-    formats.write_csv(frame, path.with_suffix(".csv"))
-    path.with_suffix(".md").write_text(formats.markdown(cells, numeric), encoding="utf-8")
-    path.with_suffix(".tex").write_text(formats.latex(cells, numeric, title), encoding="utf-8")
-    return TableView(title=title, caption=_caption(maker), cells=cells, numeric=numeric, note=note)
+def _section(subject: Any, section: Section[Any], folder: Path, subfolder: str) -> SectionView:
+    """Write a section's files, and return what the page shows of it."""
+    name = f"{subfolder}-{section.name}".strip("-")
+    if lacking := section.lacks(subject):
+        return SectionView(name, section, [lacking], [], [], [])
+    figures = [
+        (title, _figure(subject, title, maker, folder / FIGURES / subfolder / file))
+        for file, (title, maker) in section.figures.items()
+    ]
+    tables = [
+        (title, _table(subject, title, maker, folder / TABLES / subfolder / file))
+        for file, (title, maker) in section.tables.items()
+    ]
+    return SectionView(
+        name,
+        section,
+        section.sentences(subject),
+        [view for _, view in figures if view],
+        [view for _, view in tables if view],
+        [title for title, view in [*figures, *tables] if not view],
+    )
 
 
-def _figure(subject: Any, title: str, maker: FigureMaker[Any], path: Path) -> FigureView:
-    """Write a figure's two files, and return what the page shows of it."""
-    source, inches = None, 0.0
-    if made := maker(subject):
-        inches = made.get_figwidth()
-        layout: Any = made.get_layout_engine()
-        layout.execute(made)  # once for both files: it takes longer than drawing
-        made.set_layout_engine("none")
-        svg = io.BytesIO()
-        FigureCanvasSVG(made).print_svg(svg, metadata={"Date": None})
-        made.dpi = PNG_DPI
-        FigureCanvasAgg(made).print_png(path.with_suffix(".png"))
-        path.with_suffix(".svg").write_bytes(svg.getvalue())
-        source = f"data:image/svg+xml;base64,{base64.b64encode(svg.getvalue()).decode()}"
-    return FigureView(title, _caption(maker), source, inches)
+def _table(subject: Any, title: str, maker: TableMaker[Any], path: Path) -> TableView | None:
+    """Write a table's three files, and return what the page shows of it; None if it is empty."""
+    made = maker(subject)
+    table = made if isinstance(made, Table) else Table(frame=made, cells=formats.texts(made))
+    if table.frame.empty:
+        return None
+    formats.write_csv(table.frame, path.with_suffix(".csv"))
+    cells, notes = formats.with_notes(table.cells)
+    notes += table.notes
+    title, numeric = table.title or title, formats.numeric_headers(cells)
+    texts = {".md": formats.markdown(cells, numeric, notes)}
+    texts[".tex"] = formats.latex(cells, numeric, title, notes)
+    for suffix, text in texts.items():
+        path.with_suffix(suffix).write_text(text, encoding="utf-8")
+    return TableView(title, _caption(maker), cells, numeric, notes)
+
+
+def _figure(subject: Any, title: str, maker: FigureMaker[Any], path: Path) -> FigureView | None:
+    """Write a figure's two files, and return what the page shows of it; None if there is none."""
+    made = maker(subject)
+    if not made:
+        return None
+    layout: Any = made.get_layout_engine()
+    layout.execute(made)  # once for both files: it takes longer than drawing
+    made.set_layout_engine("none")
+    svg = io.BytesIO()
+    FigureCanvasSVG(made).print_svg(svg, metadata={"Date": None})
+    made.dpi = PNG_DPI
+    quickly = {"compress_level": 3}  # half the time, and a tenth more bytes
+    FigureCanvasAgg(made).print_png(path.with_suffix(".png"), pil_kwargs=quickly)
+    path.with_suffix(".svg").write_bytes(svg.getvalue())
+    source = f"data:image/svg+xml;base64,{base64.b64encode(svg.getvalue()).decode()}"
+    return FigureView(title, _caption(maker), source, made.get_figwidth())
 
 
 def _caption(maker: Any) -> str:
@@ -172,8 +188,8 @@ def _page(runs: Sequence[Run], parts: Sequence[Part]) -> str:
         for name in ("report.html.j2", "report.css", "report.js")
     )
     figures = [figure for part in parts for section in part.sections for figure in section.figures]
-    for inches in sorted({figure.inches for figure in figures}):
-        widths = f"min-width: {3.5 * inches}rem; max-width: {5.5 * inches}rem"
+    for inches, wide in sorted({(figure.inches, figure.wide) for figure in figures}):
+        widths = f"min-width: {3.5 * inches * wide}rem; max-width: {5.5 * inches}rem"
         style += f'img[data-inches="{inches}"] {{ {widths}; }}\n'
     strict: Any = {"autoescape": True, "undefined": jinja2.StrictUndefined}
     page = jinja2.Template(template, trim_blocks=True, lstrip_blocks=True, **strict)

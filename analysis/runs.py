@@ -31,6 +31,7 @@ class Run:
     row), `origin` (in a search: who asked for it), `provenance` (as `run_reader.provenance` has
     it), `folder` (None while WAITING) and its configuration under dotted names
     ("optim.learning_rate"). In a search a trial's number stands as `configuration`.
+    `beside` are the other runs of a report.
     `rows` has every row of every metrics.jsonl, with its `configuration` and `seed`; it has no
     columns while no trial has written a row.
     """
@@ -39,6 +40,7 @@ class Run:
     experiment: dict[str, Any]
     trials: pd.DataFrame
     rows: pd.DataFrame
+    beside: tuple["Run", ...] = ()
 
     @property
     def is_search(self) -> bool:
@@ -181,6 +183,8 @@ def _waiting(configuration: str, seed: int) -> dict[str, Any]:
         "diverged": False,
         "steps_done": 0,
         "origin": None,
+        "key": None,
+        "adopted_from": None,
         "provenance": [],
         "folder": None,
     }

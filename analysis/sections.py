@@ -1,8 +1,9 @@
-"""What a chapter of the report is made of: sections with their tables and figures.
+"""What a chapter of the report is made of: sections with their sentences, tables and figures.
 
-A table is made by a function of a run that gives a DataFrame, or a Comparison where the study has
-published it. A figure is made by one that gives a matplotlib Figure, or None while there is nothing
-to draw. What compares runs is made from all of them. A maker's docstring is its caption.
+A table is made by a function of a run that gives a DataFrame, or a Table where the page shows
+something else than the csv holds. A figure is made by one that gives a matplotlib Figure, or None
+while there is nothing to draw. What compares runs is made from all of them. A maker's docstring is
+its caption.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,14 +12,29 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import pandas as pd
 
-from quarterhour.analysis.chapters.paper.comparison import Comparison
 from quarterhour.analysis.runs import Run
 
 if TYPE_CHECKING:  # `quarterhour verify` draws nothing
     from matplotlib.figure import Figure
 
 Subject = TypeVar("Subject")
-TableMaker = Callable[[Subject], pd.DataFrame | Comparison]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table whose csv holds `frame`, and which is read as `cells`, all of them texts.
+
+    The `notes` stand below it, or in its place where there are no cells. A `title` replaces that of
+    the section.
+    """
+
+    frame: pd.DataFrame
+    cells: pd.DataFrame
+    notes: list[str] = field(default_factory=list)
+    title: str = ""
+
+
+TableMaker = Callable[[Subject], pd.DataFrame | Table]
 FigureMaker = Callable[[Subject], "Figure | None"]
 
 
@@ -26,14 +42,19 @@ FigureMaker = Callable[[Subject], "Figure | None"]
 class Section(Generic[Subject]):
     """A section of the page, for the subjects that it `applies` to: a run, or all runs.
 
-    `tables` and `figures` have a title and a maker by the name of their files.
+    `tables` and `figures` have a title and a maker by the name of their files. `sentences` come
+    before them. Where `lacks` says what is missing, that stands for the whole section. What is
+    `folded` opens at a click.
     """
 
     name: str
     title: str
     applies: Callable[[Subject], bool] = lambda _: True
-    tables: Mapping[str, tuple[str, TableMaker[Subject]]] = field(default_factory=dict)
+    lacks: Callable[[Subject], str] = lambda _: ""
+    sentences: Callable[[Subject], list[str]] = lambda _: []
     figures: Mapping[str, tuple[str, FigureMaker[Subject]]] = field(default_factory=dict)
+    tables: Mapping[str, tuple[str, TableMaker[Subject]]] = field(default_factory=dict)
+    folded: bool = False
 
 
 def compares_configurations(run: Run) -> bool:

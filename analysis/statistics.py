@@ -6,12 +6,12 @@ Intervals hold with a probability of 95 %, and are NaN where there are too few v
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import scipy  # imports scipy.stats where it is first used: that takes half a second
-from scipy import special
+import scipy  # imports scipy.special and scipy.stats where they are first used: that takes long
 
 CONFIDENCE = 0.95
 ROUNDING = 1e-9  # of floating-point numbers, relative
@@ -50,6 +50,13 @@ def prediction_interval(values: Sequence[float]) -> Interval:
     return _interval(values, spread_of_one=1)
 
 
+def resampled_interval(value: float, resampled: Sequence[float]) -> Interval:
+    """Of an estimate that was made again on random halves of its data: these deviate as it does."""
+    n = len(resampled)
+    half = float(_student(n, np.std(resampled, ddof=1), 1 - 1 / n))
+    return Interval(n, value, value - half, value + half)
+
+
 def _interval(values: Sequence[float], spread_of_one: int) -> Interval:
     n = len(values)
     mean = float(np.mean(values)) if n else _NAN
@@ -57,10 +64,12 @@ def _interval(values: Sequence[float], spread_of_one: int) -> Interval:
     return Interval(n, mean, mean - half, mean + half)
 
 
-def _student(n: Any, deviation: Any, spread_of_one: int) -> Any:
+def _student(n: Any, deviation: Any, spread_of_one: float) -> Any:
     """Half the width of the interval around the mean of `n` values; NaN below two."""
+    if np.max(np.append(n, 0)) < 2:
+        return deviation * _NAN
     error = deviation * np.sqrt(spread_of_one + 1 / n)
-    return special.stdtrit(n - 1, (1 + CONFIDENCE) / 2) * error
+    return scipy.special.stdtrit(n - 1, (1 + CONFIDENCE) / 2) * error
 
 
 def pairwise_differences(groups: Mapping[str, Sequence[float]], *, best: str) -> pd.DataFrame:
@@ -156,7 +165,7 @@ def _correlation(x: np.ndarray, y: np.ndarray, *, of_ranks: bool) -> Interval:
     with np.errstate(divide="ignore"):  # a perfect correlation
         z = np.arctanh(np.clip(rho, -largest, largest))
     variance = (1 + of_ranks * rho**2 / 2) / (n - 3)
-    half = special.ndtri((1 + CONFIDENCE) / 2) * np.sqrt(variance)
+    half = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * np.sqrt(variance)
     low, high = np.tanh([z - half, z + half])
     return Interval(n, rho, float(min(low, rho)), float(max(high, rho)))
 

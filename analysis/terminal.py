@@ -15,7 +15,7 @@ from quarterhour.analysis.chapters.paper.comparison import TABLE_COLUMNS, Compar
 from quarterhour.analysis.chapters.paper.tables import TABLES
 from quarterhour.analysis.chapters.search import results as search
 from quarterhour.analysis.chapters.search.results import SearchResults
-from quarterhour.analysis.chapters.verify import Verdict
+from quarterhour.analysis.chapters.verify import Verdict, why_unjudged
 from quarterhour.tune.run_folder import counted
 
 _NUMBERS = {name: str(number) for number, name in enumerate(TABLES, start=1)}
@@ -68,7 +68,7 @@ class _Wide:
 def comparison_table(comparison: Comparison) -> Group:
     """A table of the paper: our figures, and beside them the paper's, dimmed."""
     columns = [_printed_column(comparison, name) for name in comparison.ours]
-    table = _Wide([_Column("\nconfiguration", [*map(Text, comparison.ours.index)]), *columns])
+    table = _Wide([_Column("configuration", [*map(Text, comparison.ours.index)]), *columns])
     unfinished = "; ".join(f"{name} {note}" for name, note in comparison.unfinished.items() if note)
     said = (comparison.note, unfinished and f"unfinished: {unfinished}")
     notes = [Text(line) for line in said if line]
@@ -80,12 +80,14 @@ def _printed_column(comparison: Comparison, name: str) -> _Column:
     column, ours, paper = comparison.printed(name)
     ours, paper = ["ours", *ours], ["paper", *paper] if paper else [""] * (len(ours) + 1)
     paper_width = max(map(len, paper))
-    ours_width = max(*map(len, ours), len(column.header) - paper_width - 1)
+    lines = column.header.replace(", ", ",\n").split("\n")
+    ours_width = max(*map(len, ours), max(map(len, lines)) - paper_width - 1)
     heads, *cells = [
         Text.assemble(our.rjust(ours_width), " ", (their.rjust(paper_width), "dim"))
         for our, their in zip(ours, paper, strict=True)
     ]
-    return _Column(f"{column.header:^{len(heads)}}\n{heads.plain}", cells)
+    header = [*(f"{line:^{len(heads)}}" for line in lines), heads.plain]
+    return _Column("\n".join(header), cells)
 
 
 def cells_table(cells: pd.DataFrame) -> Group:
@@ -142,12 +144,10 @@ def orderings_table(orderings: pd.DataFrame) -> RenderableType:
 
 def _reasons(cells: pd.DataFrame) -> Table:
     """Why cells are not comparable or missing, and how many for each reason."""
-    each = cells.assign(reason=cells["reason"].str.split("; ")).explode("reason")
-    each = each.loc[each["reason"] != ""]
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(justify="right")
-    for (status, reason), number in each.value_counts(["status", "reason"], sort=True).items():
-        table.add_row(str(number), _coloured(status), Text(reason))
+    for status, reason, number in why_unjudged(cells):
+        table.add_row(str(number), _coloured(Verdict(status)), Text(reason))
     return table
 
 

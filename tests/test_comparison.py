@@ -27,7 +27,14 @@ def test_a_trial_that_stops_early_lacks_its_end_and_nothing_else(tmp_path: Path)
     write_trial(run, "baseline", windows((1, 2, 3)), result=COMPLETE, values=stops)
     loaded = load_run(run)
     summary = summarise(loaded).iloc[0]
-    missing = {"train_loss", "eval_loss", "accuracy", "perplexity", "confidence", "final_top5"}
+    missing = {
+        "train_loss_last",
+        "study_eval_loss",
+        "accuracy",
+        "perplexity",
+        "confidence",
+        "final_top5",
+    }
     missing |= {"val_accuracy", "val_perplexity", "late_loss"}
     assert set(summary.index[summary.isna()]) == missing
     assert summary["total_tokens"] == 8 * 512 * 3
@@ -45,7 +52,7 @@ def test_a_loss_that_is_no_number_is_no_figure(tmp_path: Path):
     diverged = COMPLETE | {"diverged": True}
     write_trial(run, "baseline", rows, result=diverged, values=EIGHT_STEPS)
     loaded = load_run(run)
-    assert summarise(loaded)[["train_loss", "late_loss"]].isna().all(axis=None)
+    assert summarise(loaded)[["train_loss_last", "late_loss"]].isna().all(axis=None)
     unfinished = table(beside_published(loaded), "performance").unfinished["baseline"]
     assert unfinished == "seed 0 COMPLETE and diverged at step 8 of 8"
 
@@ -59,7 +66,10 @@ def test_ours_is_the_mean_of_the_complete_seeds(tmp_path: Path):
         write_trial(run, "high_lr", rows, seed=seed, result=failed if seed == 1 else COMPLETE)
     performance = table(beside_published(load_run(run)), "performance")
     assert performance.heading == "Table 2 · Performance · mean of 2 to 3 seeds"
-    assert performance.ours["train_loss"].dropna().to_dict() == {"baseline": 4.0, "high_lr": 4.5}
+    assert performance.ours["train_loss_last"].dropna().to_dict() == {
+        "baseline": 4.0,
+        "high_lr": 4.5,
+    }
     assert performance.seeds.to_dict() == {"baseline": 3, "high_lr": 2, "low_lr": 0}
     text = " ".join(printed(performance).split())
     assert "high_lr seed 1 FAILED at step 2,000 of 2,000: out of memory" in text
@@ -112,7 +122,7 @@ def test_csv_files_give_back_every_figure(tmp_path: Path):
         expected = comparison.frame()
         pd.testing.assert_frame_equal(read, expected, check_dtype=False, check_names=False)
     header = files[1].read_text().splitlines()[0].split(",")
-    assert header[:4] == ["configuration", "seeds", "train_loss", "train_loss_published"]
+    assert header[:4] == ["configuration", "seeds", "train_loss_last", "train_loss_last_published"]
     assert header[-2:] == ["not_comparable", "unfinished"]
 
 

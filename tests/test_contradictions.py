@@ -65,8 +65,8 @@ def test_another_paper_has_other_contradictions(studys: Path):
         validation[name][2:] = [round(run["eval_accuracy"][-1], 3), run["eval_perplexity"][-1]]
     (studys / "published_tables.json").write_text(json.dumps(tables))
     found = contradictions([]).set_index(["configuration", "column"])
-    assert found.loc[("baseline", "train_loss"), "kind"] == "wrong factor"
-    assert found.loc[("baseline", "train_loss"), "found"].startswith("99.99")
+    assert found.loc[("baseline", "train_loss_last"), "kind"] == "wrong factor"
+    assert found.loc[("baseline", "train_loss_last"), "found"].startswith("99.99")
     assert "another measure" not in set(found["kind"])
 
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from quarterhour.analysis.chapters.equal_cost import (
     VIEWS,
     equal_cost,
     equal_cost_losses,
-    rank_changes,
+    side_by_side,
 )
 from quarterhour.analysis.runs import Run, load_run
 
@@ -63,9 +64,14 @@ def test_a_trial_that_spends_more_is_read_off_its_curve(tmp_path: Path):
     assert remarks["large"] == (
         "interpolated: its schedule was made for 64 steps; 2, at equal steps 1"
     )
-    changes = rank_changes(run).set_index("configuration")
-    assert changes.loc["large", list(VIEWS)].to_list() == [1, 2, 2, 1]
-    assert changes["changes"].all()
+    cells = side_by_side(run).cells.set_index("configuration")
+    assert list(cells) == ["at 64 steps", "at 640 tokens", "at 6400 FLOPs", "at 64 s"]
+    assert cells.loc["large"].to_list() == [
+        "3.000 · rank 1", "6.000 · rank 2 · cut", "6.000 · rank 2 · cut", "4.000 · rank 1 · cut"
+    ]  # fmt: skip
+    assert cells.loc["small"].to_list() == [
+        "5.000 · rank 2", "5.000 · rank 1", "5.000 · rank 1", "5.000 · rank 2"
+    ]  # fmt: skip
 
 
 def test_equal_budgets_are_exact_though_their_last_steps_differ(tmp_path: Path):
@@ -92,6 +98,33 @@ def test_seconds_of_a_shared_device_have_no_rank_and_set_no_cost(tmp_path: Path)
     assert np.isnan(seconds.loc["shared", "rank"])
     assert seconds.loc["shared", "remark"] == "2 trials shared the device: not ranked"
     assert view(run, "tokens").loc["shared", "rank"] == 1
+    table = side_by_side(run)
+    assert table.cells.set_index("configuration").loc["shared", "at 64 s"] == "not ranked"
+    assert table.notes == ["device-seconds: 2 trials shared the device: not ranked"]
+
+
+def test_no_panel_is_empty_where_all_trials_shared_the_device(tmp_path: Path):
+    run = run_of(
+        tmp_path / "run", a=curve(64, 10, 1, 2, sharing=2), b=curve(64, 10, 1, 4, sharing=2)
+    )
+    titles = [axes.get_title() for axes in drawn(equal_cost_losses(run)).axes]
+    assert titles == ["at 64 steps", "at 640 tokens", "at 6400 FLOPs"]
+    assert list(side_by_side(run).cells)[1:] == titles
+
+
+def test_trials_of_a_run_beside_it_that_were_made_for_the_cost_are_taken(tmp_path: Path):
+    small, large = curve(64, 10, 1, 5.0), curve(64, 80, 1, 3.0)
+    run = run_of(tmp_path / "run", small=small, large=large)
+    made_for_it = write_experiment(tmp_path / "search", ["0003", "0004"])
+    write_trial(made_for_it, "0003", curve(8, 80, 1, 4.0), result=COMPLETE, key="its own")
+    rates = {"optim.learning_rate": 1.0}
+    write_trial(made_for_it, "0004", curve(8, 80, 1, 1.0), result=COMPLETE, key="b", values=rates)
+    told = replace(run, trials=run.trials.assign(**{"optim.eps": [1.0, 1e-8]}))
+    tokens = view(replace(told, beside=(load_run(made_for_it),)), "tokens")
+    assert tokens["cost"].to_list() == [640, 640]
+    assert tokens["heldout_loss"].to_dict() == {"large": 4.0, "small": 5.0}
+    assert not tokens["interpolated"].any()
+    assert view(told, "tokens").loc["large", "interpolated"]
 
 
 def test_seeds_give_an_interval_and_unfinished_trials_are_left_out(tmp_path: Path):
@@ -110,14 +143,12 @@ def test_a_run_without_a_finished_trial_has_an_empty_table(tmp_path: Path):
     assert equal_cost(load_run(run)).empty
     write_trial(run, "a", curve(64, 10, 1, 5.0))
     assert equal_cost(load_run(run)).empty
-    assert rank_changes(load_run(run)).empty
+    assert side_by_side(load_run(run)).frame.empty
 
 
 def test_ranks_at_equal_cost_stand_by_their_dots(tmp_path: Path):
     grid = load_run(write_grid(tmp_path / "grid", seeds=2))
     figure = drawn(equal_cost_losses(grid))
-    assert [axes.get_title().split(":")[0] for axes in figure.axes] == [
-        f"equal {view}" for view in VIEWS
-    ]
+    assert len(figure.axes) == len(VIEWS)
     ranks = [text.get_text() for text in figure.axes[0].texts]
     assert sorted(ranks) == ["1", "2", "3", "4", "5", "6"]

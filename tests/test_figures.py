@@ -58,8 +58,7 @@ def test_published_series_are_left_out_where_it_is_another(tmp_path: Path):
     for figure in (figures.training_loss(run), figures.validation_curves(run)):
         assert not styles(drawn(figure), "--")
         assert note_of(drawn(figure)) == "published not drawn, not comparable: other corpus"
-    bars = drawn(figures.final_performance(run))
-    assert not any(bar.get_hatch() for axes in bars.axes for bar in axes.patches)
+    assert not published_dots(drawn(figures.final_performance(run)))
 
 
 def test_every_hundredth_step_of_the_study_is_drawn(grid: Run):
@@ -67,29 +66,39 @@ def test_every_hundredth_step_of_the_study_is_drawn(grid: Run):
     assert list(lines[0].get_xdata()) == [1, *range(101, 2000, 100)]
 
 
-def test_bars_stand_at_the_tables_figures_beside_hatched_published_ones(grid: Run):
+def published_dots(figure: Figure) -> list[float]:
+    """Where the hollow dots of the study stand, from the top of the first panel down."""
+    lines = figure.axes[0].lines
+    return [float(line.get_xdata()[0]) for line in lines if line.get_marker() == "D"]
+
+
+def test_dots_stand_at_the_tables_figures_beside_hollow_published_ones(grid: Run):
     figure = drawn(figures.final_performance(grid))
     axes = figure.axes[0]
-    widths = {bool(bar.get_hatch()): [] for bar in axes.patches}
-    for bar in axes.patches:
-        widths[bool(bar.get_hatch())].append(bar.get_width())
+    ours = [float(line.get_xdata()[0]) for line in axes.lines if line.get_marker() == "o"]
     last = grid.rows.query("step == 2000").groupby("configuration")["train_loss_last"].mean()
-    assert widths[False] == pytest.approx([last[name] for name in SIX])
-    assert widths[True][0] == pytest.approx(3.642197608947754)
+    assert ours == pytest.approx([last[name] for name in SIX])
+    assert published_dots(figure)[0] == pytest.approx(3.642197608947754)
     assert axes.get_yticklabels()[0].get_text() == "baseline (n = 2)"
 
 
-def test_a_clock_that_did_not_wait_is_beside_no_bar(grid: Run):
+def test_a_clock_that_did_not_wait_is_beside_no_dot(grid: Run):
     figure = drawn(figures.throughput(grid))
-    assert not any(bar.get_hatch() for bar in figure.axes[0].patches)
+    assert not published_dots(figure)
     assert note_of(figure).startswith("published not drawn: published clock did not wait")
     assert "each trial alone" in note_of(figure)
 
 
 def test_convergence_is_that_of_the_study(grid: Run):
     figure = drawn(figures.convergence(grid))
-    hatched = [bar.get_width() for bar in figure.axes[0].patches if bar.get_hatch()]
-    assert [round(width, 3) for width in hatched] == [0.387, 0.550, 0.256, 0.734, 0.382, 0.349]
+    assert [round(x, 3) for x in published_dots(figure)] == [
+        0.387,
+        0.550,
+        0.256,
+        0.734,
+        0.382,
+        0.349,
+    ]
 
 
 def test_what_no_row_has_is_called_missing(tmp_path: Path):

@@ -25,8 +25,8 @@ def test_figures_have_the_studys_definitions(tmp_path: Path):
         "learning_rate": 3e-4,
         "seq_len": 512,
         "total_tokens": 8 * 512 * STEPS,
-        "train_loss": 3.0,
-        "eval_loss": 3.0,
+        "train_loss_last": 3.0,
+        "study_eval_loss": 3.0,
         "accuracy": 0.7,
         "perplexity": 93.0,
         "confidence": 0.35,
@@ -53,8 +53,8 @@ def test_a_quarter_whose_windows_are_not_all_there_has_no_mean(tmp_path: Path):
 
 def test_a_mean_is_over_no_fewer_seeds_than_it_says():
     summary = pd.DataFrame(
-        {"configuration": "a", "status": "COMPLETE", "train_loss": [1.0, float("nan")]}
+        {"configuration": "a", "status": "COMPLETE", "train_loss_last": [1.0, float("nan")]}
     )
     means = mean_over_seeds(summary)
     assert means.loc["a", "seeds"] == 2
-    assert np.isnan(means.loc["a", "train_loss"])
+    assert np.isnan(means.loc["a", "train_loss_last"])

@@ -92,7 +92,7 @@ def test_published_quotients_follow_from_no_rounding_of_loss_and_tokens():
     table = published.tables()["normalized"]
     exact = published.summary().set_index("configuration")["total_tokens"] / 1e6
     for _, configuration, column in WRONG_QUOTIENTS:
-        loss, quotient = table.at[configuration, "final_loss"], table.at[configuration, column]
+        loss, quotient = table.at[configuration, "train_loss_last"], table.at[configuration, column]
         for tokens in (table.at[configuration, "tokens_millions"], exact[configuration]):
             assert round(loss / tokens, 4) != quotient
 
@@ -114,7 +114,7 @@ def test_published_validation_accuracy_and_perplexity_are_the_training_batchs():
 def test_correlations_and_convergence_of_the_text():
     summary = published.summary().set_index("configuration")
     confidence = summary["confidence"]
-    assert round(np.corrcoef(summary["train_loss"], confidence)[0, 1], 3) == -0.943
+    assert round(np.corrcoef(summary["train_loss_last"], confidence)[0, 1], 3) == -0.943
     assert round(np.corrcoef(summary["final_top5"], confidence)[0, 1], 3) == 0.993
     convergence = 1 - summary["late_loss"] / summary["early_loss"]
     claimed = {"large_batch": 0.734, "high_lr": 0.55, "low_lr": 0.256}

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pandas as pd
 import pytest
 from made_up import training_rows, write_grid, write_samples, write_search
@@ -24,16 +25,16 @@ from matplotlib import image
 from matplotlib.figure import Figure
 from screenshots import BROWSER, DRIVER, PICTURES, browsing, opened, take
 from selenium import webdriver
+from selenium.webdriver.support.wait import WebDriverWait
 from test_runs import COMPLETE, write_experiment, write_trial
 
 import quarterhour.analysis.report
 from quarterhour.analysis import formats
-from quarterhour.analysis.chapters.paper.comparison import Comparison
 from quarterhour.analysis.chapters.run import provenance, remarks, trials
 from quarterhour.analysis.contents import COMMON_SECTIONS, RUN_SECTIONS
 from quarterhour.analysis.report import write_report
 from quarterhour.analysis.runs import Run, load_run
-from quarterhour.analysis.sections import Section
+from quarterhour.analysis.sections import Section, Table
 from quarterhour.tune.cli import main
 
 LATEX = shutil.which("pdflatex") or shutil.which("tectonic")
@@ -95,11 +96,11 @@ def test_every_table_and_figure_is_made_of_any_run(run: Run):
     for section, subject in applying(run):
         for name, (title, make) in section.tables.items():
             made = make(subject)
-            assert isinstance(made, pd.DataFrame | Comparison), name
+            assert isinstance(made, pd.DataFrame | Table), name
             assert make.__doc__, f"{name} has no caption"
             assert not re.search(r"[&%$#_{}~^\\]", title), "the title stands in LaTeX as it is"
-            if isinstance(made, pd.DataFrame):
-                assert formats.texts(made).columns.is_unique
+            cells = formats.texts(made) if isinstance(made, pd.DataFrame) else made.cells
+            assert cells.columns.is_unique
         for name, (_, make) in section.figures.items():
             assert isinstance(make(subject), Figure | None), name
             assert make.__doc__, f"{name} has no caption"
@@ -133,7 +134,7 @@ def test_every_table_has_three_files_and_every_figure_two(report: Path):
     for suffix in ("md", "tex"):
         assert {path.stem for path in (report / "tables/six").glob(f"*.{suffix}")} == tables
     figures = {path.stem for path in (report / "figures/wide").glob("*.svg")}
-    assert {"history", "importances", "slices", "parallel", "learning_curves"} <= figures
+    assert {"outcome", "history", "slices", "parallel", "learning_curves"} <= figures
     assert {path.stem for path in (report / "figures/wide").glob("*.png")} == figures
     assert {path.name for path in report.iterdir()} == quarterhour.analysis.report.CONTENTS
 
@@ -147,7 +148,8 @@ def test_csv_holds_the_figures_unrounded(report: Path):
 
 def test_markdown_tables_have_the_same_cells_in_every_row(report: Path):
     for path in report.glob("tables/**/*.md"):
-        rows = [re.split(r"(?<!\\)\|", line) for line in path.read_text().splitlines()]
+        table = path.read_text().split("\n\n")[0]
+        rows = [re.split(r"(?<!\\)\|", line) for line in table.splitlines()]
         assert len({len(row) for row in rows}) <= 1, path
 
 
@@ -213,6 +215,50 @@ def test_the_page_needs_nothing_but_itself(report: Path):
     assert "url(" not in (report / "report.html").read_text(encoding="utf-8")
 
 
+def test_the_page_opens_with_results_and_ends_with_folded_provenance(report: Path):
+    text = (report / "report.html").read_text(encoding="utf-8")
+    sections = re.findall(r'<section id="(six-[^"]*)">(.*?)</section>', text, re.DOTALL)
+    (first, opening), (last, ending) = sections[0], sections[-1]
+    assert (first, last) == ("six-results", "six-run")
+    assert opening.count("<figure") == 1
+    assert opening.index('class="sentence">At 2000 steps each, ') < opening.index("<figure")
+    assert "<details><summary>Show trials, provenance</summary>" in ending
+    assert "Provenance" not in "".join(body for _, body in sections[:-1])
+
+
+def test_a_label_stands_for_one_number_in_all_tables(tmp_path: Path):
+    """A trial's loss differs by its window's mean, its last step and the study's evaluation."""
+    run = write_experiment(tmp_path / "run", ["baseline"])
+    rows = training_rows(3, {})
+    for row in rows:
+        row |= {"train_loss_last": row["train_loss"] + 0.25}
+        if "eval_loss" in row and row["step"] > 1601:
+            row["eval_loss"] -= 0.5
+    write_trial(run, "baseline", rows, result=COMPLETE)
+    write_report([load_run(run)], tmp_path / "report")
+    values: dict[str, set[str]] = {}
+    for path in (tmp_path / "report/tables").glob("*.md"):
+        head, _, *rows = [
+            line.split("|")[1:-1] for line in path.read_text().split("\n\n")[0].splitlines()
+        ]
+        for row in rows:
+            for name, value in zip(head, row, strict=True):
+                if "loss" in name and "paper" not in name and row[0].strip() == "baseline":
+                    label = name.strip().removesuffix(" (nats)")
+                    values.setdefault(label, set()).add(value.strip()[:4])
+    assert {label: found for label, found in values.items() if len(found) > 1} == {}
+    labels = ["training loss, window mean", "training loss, last step", "loss, leaky validation"]
+    assert {*labels, "loss, leaky validation, study's last"} <= {*values}
+
+
+def test_one_seed_has_one_sentence_in_place_of_intervals(tmp_path: Path):
+    write_report([load_run(write_grid(tmp_path / "six"))], tmp_path / "report")
+    page = Page((tmp_path / "report/report.html").read_text(encoding="utf-8"))
+    assert page.text.count("One seed each: whether a difference is more than seed noise") == 2
+    assert "cannot be judged" not in page.text
+    assert not (tmp_path / "report/tables/pairwise.csv").exists()
+
+
 def test_the_page_shows_what_a_run_wrote_as_text(report: Path):
     page = Page((report / "report.html").read_text(encoding="utf-8"))
     assert "baseline <b>at</b> 2000 | & \\ {}" in page.text
@@ -221,17 +267,14 @@ def test_the_page_shows_what_a_run_wrote_as_text(report: Path):
 
 def test_what_a_reader_has_to_know_first(tmp_path: Path):
     assert remarks(load_run(unfinished(tmp_path / "run"))) == [
-        "Trials: 1 STOPPED, 1 WAITING.",
-        "The run is not finished: figures that are not there are missing or –.",
+        "The run is not finished: 1 STOPPED, 1 WAITING. The command that began it goes on, and"
+        " fills what is missing.",
         "baseline: seed 0 STOPPED at step 561 of 2,000.",
         "high_lr: seed 0 WAITING.",
-        "One seed: a difference between configurations may be seed noise alone.",
     ]
-    six = write_grid(tmp_path / "six", seeds=2, data={"tokenizer": "builtin"})
-    assert remarks(load_run(six)) == [
-        "Trials: 12 COMPLETE.",
-        "Not comparable with the study: other tokenizer.",
-    ]
+    assert remarks(load_run(write_grid(tmp_path / "six", seeds=2))) == []
+    search = load_run(write_search(tmp_path / "search", 12, fresh=True))
+    assert remarks(search) == ["Trials: 20 COMPLETE, 1 PRUNED (9 of them with fresh seeds)."]
 
 
 def test_cells_are_written_to_be_read():
@@ -249,12 +292,26 @@ def test_cells_are_written_to_be_read():
     assert cells["loss now"].to_list() == ["5.7", "261.2", "–"]
     assert cells["tokens"].to_list() == ["1,000", "2,000,000", "3"]
     assert cells["p"].to_list() == ["0.5", "1.5e-06", "0.25"]
-    assert cells["flops"].to_list() == ["6.144e+13", "1", "2"]
+    assert cells["training FLOPs"].to_list() == ["6.144e+13", "1", "2"]
     assert cells["ties"].to_list() == ["yes", "no", "yes"]
-    numeric = formats.numeric_headers(frame)
-    assert numeric == ["loss now", "tokens", "p", "flops"]
-    assert r"a\|b" in formats.markdown(cells, numeric)
-    assert "two lines" in formats.latex(cells, numeric, "Title")
+    numeric = formats.numeric_headers(cells)
+    assert numeric == ["loss now", "tokens", "p", "training FLOPs"]
+    assert r"a\|b" in formats.markdown(cells, numeric, [])
+    assert "two lines" in formats.latex(cells, numeric, "Title", [])
+
+
+def test_a_reason_that_several_rows_share_is_told_once():
+    told = ["corpus x; one", "corpus x; often", "corpus x; often", "corpus x; often"]
+    cells = pd.DataFrame({"a": list("0123"), "none": ["–"] * 4, "reason": told})
+    shown, notes = formats.with_notes(cells)
+    assert shown["reason"].to_list() == ["one", "[1]", "[1]", "[1]"]
+    assert notes == ["All rows: corpus x.", "[1] often"]
+    assert "none" not in shown
+    alike = formats.with_notes(cells.assign(reason="corpus x"))
+    assert list(alike[0]) == ["a"]
+    assert alike[1] == ["All rows: corpus x."]
+    assert all(note in formats.latex(cells, ["a"], "Title", notes) for note in notes)
+    assert formats.markdown(shown, ["a"], notes).endswith("|\n\nAll rows: corpus x.\n\n[1] often\n")
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -279,7 +336,9 @@ def test_the_command_replaces_an_earlier_report(
     assert not [path.name for path in run.iterdir() if path.name.startswith(".report")]
     assert load_run(run).trials["status"].to_list() == ["STOPPED"]
     page = Page((run / "report/report.html").read_text(encoding="utf-8"))
-    assert page.text.count("Nothing to draw yet.") > 5
+    assert "The run is not finished: 1 STOPPED." in page.text
+    assert "Nothing to show yet: Training loss, Final loss and accuracy" in page.text
+    assert page.text.count("–") < 20
 
 
 def test_a_report_that_cannot_be_written_leaves_the_earlier_one(
@@ -407,13 +466,59 @@ def test_a_browser_shows_all_of_the_page(
     assert min(ratios.values()) >= 4.5, ratios
 
 
+# What has more to the right than it shows, and whether it is marked so.
+UNSHOWN = """
+return [...document.querySelectorAll(".scroll, figure")].filter(
+  box => box.checkVisibility()
+    && (box.scrollWidth - box.clientWidth > 1) !== box.classList.contains("more-right")
+).map(box => box.outerHTML.slice(0, 80));
+"""
+SINGLE_PANELS = """
+return [...document.querySelectorAll(".figures > div:not(.wide) figure")]
+  .map(box => box.scrollWidth - box.clientWidth);
+"""
+
+
+@pytest.mark.slow
+@needs_browser
+def test_what_scrolls_says_so_and_single_panels_fit_a_phone(
+    report: Path, browser: webdriver.Chrome
+):
+    opened(browser, report, 400, "light")
+    WebDriverWait(browser, 20).until(lambda driver: driver.execute_script(UNSHOWN) == [])
+    assert browser.execute_script("return document.querySelectorAll('.more-right').length") > 5
+    browser.execute_script(
+        "for (const each of document.querySelectorAll('details')) each.open = true"
+    )
+    WebDriverWait(browser, 20).until(lambda driver: driver.execute_script(UNSHOWN) == [])
+    single = browser.execute_script(SINGLE_PANELS)
+    assert len(single) > 5
+    assert max(single) <= 0
+    opened(browser, report, 1400, "light")
+    WebDriverWait(browser, 20).until(lambda driver: driver.execute_script(UNSHOWN) == [])
+
+
+@pytest.mark.slow
+@needs_browser
+@pytest.mark.parametrize(("scheme", "is_dark"), [("light", False), ("dark", True)])
+def test_figures_are_as_dark_as_the_page(
+    scheme: str, is_dark: bool, report: Path, browser: webdriver.Chrome
+):
+    opened(browser, report, 1400, scheme)
+    picture = browser.find_element("css selector", "figure img").screenshot_as_png
+    pixels = image.imread(io.BytesIO(picture))[..., :3]
+    assert (float(np.median(pixels)) < 0.2) == is_dark
+
+
 @pytest.mark.slow
 @needs_browser
 def test_a_click_on_a_heading_sorts_the_table(report: Path, browser: webdriver.Chrome):
     opened(browser, report, 1400, "light")
     table = browser.find_element("xpath", "//h3[.='Trials']/following::table[1]")
     headers = [cell.text for cell in table.find_elements("css selector", "th")]
-    place = headers.index("heldout loss")
+    browser.execute_script("arguments[0].closest('details').open = true", table)
+    headers = [cell.text for cell in table.find_elements("css selector", "th")]
+    place = headers.index("held-out loss (nats)")
 
     def column() -> list[float]:
         rows = table.find_elements("css selector", "tbody tr")

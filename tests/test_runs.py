@@ -64,6 +64,7 @@ def write_trial(
     seed: int = 0,
     result: dict[str, Any] | None = None,
     values: dict[str, Any] | None = None,
+    key: str = "k",
 ) -> Path:
     """A trial of the study's baseline with `values` changed; without a `result` it is running."""
     config: dict[str, Any] = {"precision": "fp16", "seed": seed}
@@ -72,7 +73,7 @@ def write_trial(
         (config.setdefault(section, {}) if section else config)[field] = value
     folder = run / name / f"seed{seed}"
     folder.mkdir(parents=True)
-    trial = {"key": "k", "name": name, "seed": seed, "data_fingerprint": "f", "config": config}
+    trial = {"key": key, "name": name, "seed": seed, "data_fingerprint": "f", "config": config}
     (folder / "config.json").write_text(json.dumps(trial))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if result:

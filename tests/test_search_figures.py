@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_up import SIX, write_search
-from shown import drawn, legend_of
+from shown import drawn, legend_of, note_of
 
 from quarterhour.analysis.chapters.search import figures
 from quarterhour.analysis.runs import Run, load_run
@@ -50,5 +50,18 @@ def test_the_front_joins_what_nothing_is_better_than(tmp_path: Path):
 def test_fresh_seeds_are_dots_around_their_mean(search: Run):
     axes = drawn(figures.fresh_seeds(search)).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == [
-        "0000 baseline (n = 3)", "0001 high_lr (n = 3)", "0039 sampler (n = 3)",
+        "0001 high_lr (n = 3)", "0000 baseline (n = 3)", "0039 sampler (n = 3)",
     ]  # fmt: skip
+    zero, *_ = axes.lines
+    assert list(zero.get_xdata()) == [0, 0]
+    seeds = [line.get_xdata() for line in axes.lines if line.get_alpha()]
+    assert [list(own) for own in seeds] == [pytest.approx([-0.02, 0, 0.02], abs=1e-3)] * 3
+    assert "Welch's intervals, 95 % for all comparisons together (Bonferroni)" in note_of(
+        axes.figure
+    )
+
+
+def test_the_best_trial_is_marked_among_its_coordinates(search: Run):
+    axes = drawn(figures.parallel_coordinates(search)).axes[0]
+    assert legend_of(axes.figure) == ["best, trial 0001 high_lr"]
+    assert {label.get_rotation() for label in axes.get_xticklabels()} == {0}

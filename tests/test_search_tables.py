@@ -1,11 +1,20 @@
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from made_up import write_search
 from shown import drawn, note_of
 
-from quarterhour.analysis.chapters.search.figures import importance_bars
-from quarterhour.analysis.chapters.search.tables import importances, parameters
+from quarterhour.analysis.chapters.search.figures import importance_intervals
+from quarterhour.analysis.chapters.search.tables import (
+    MIN_PROPOSALS,
+    importances,
+    parameters,
+    proposed,
+    too_few,
+    weighed,
+)
 from quarterhour.analysis.runs import Run, load_run
 
 
@@ -17,12 +26,31 @@ def search(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_importance_is_that_of_the_setting_that_decides(search: Run):
     table = importances(search)
-    assert table["heldout_loss"].idxmax() == "optim.learning_rate"
-    assert table["heldout_loss"].sum() == pytest.approx(1)
-    complete = search.trials.query("status == 'COMPLETE' and seed == 0")
-    assert set(table["trials"]) == {len(complete)}
-    note = note_of(drawn(importance_bars(search)))
-    assert note == f"fANOVA on {len(complete)} complete trials"
+    assert table.loc[0, "setting"] == "optim.learning_rate"
+    assert table["share"].sum() == pytest.approx(1)
+    assert (table["low"] <= table["share"]).all()
+    assert (table["share"] <= table["high"]).all()
+    complete = search.trials.query("status == 'COMPLETE' and seed == 0 and origin == 'sampler'")
+    figure = drawn(importance_intervals(search))
+    assert note_of(figure) == f"fANOVA on {len(complete)} complete proposals"
+    assert figure.axes[0].get_yticklabels()[0].get_text() == "optim.learning_rate"
+
+
+def test_importances_are_withheld_where_too_few_proposals_are_complete(tmp_path: Path):
+    run = load_run(write_search(tmp_path / "few", 24))
+    assert len(proposed(run)) < MIN_PROPOSALS
+    assert importances(run).empty
+    assert importance_intervals(run) is None
+    assert f"at least {MIN_PROPOSALS} are needed" in too_few(run)
+
+
+def test_what_rises_and_falls_together_is_left_out(search: Run):
+    settings = {"model.d_model", "optim.learning_rate", "optim.beta1"}
+    assert settings <= {*weighed(search)}
+    assert "model.n_heads" not in weighed(search), "only the six differ in it"
+    tied = search.trials.assign(**{"optim.beta1": search.trials["optim.learning_rate"] ** 2})
+    kept = weighed(replace(search, trials=tied))
+    assert settings & {*kept} == {"model.d_model"}
 
 
 def test_a_setting_that_follows_from_another_is_no_parameter(search: Run):

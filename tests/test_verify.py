@@ -92,12 +92,12 @@ def test_the_tolerance_is_the_prediction_interval_of_the_seeds(
 ):
     run = load_run(write_study_run(tmp_path / "run", seeds=3, change=shifted(by)))
     cells = verify_cells(run).set_index(["table", "configuration", "column"])
-    cell = cells.loc[("performance", "baseline", "train_loss")]
+    cell = cells.loc[("performance", "baseline", "train_loss_last")]
     assert (cell["n"], cell["status"]) == (3, status)
     assert cell["tolerance"] == "95 % prediction interval of 3 seeds"
     assert cell["ours"] == pytest.approx(3.642 + by)
     assert cell["high"] - cell["ours"] == pytest.approx(HALF_WIDTH, rel=1e-3)
-    assert cells.loc[("normalized", "baseline", "final_loss"), "status"] == status
+    assert cells.loc[("normalized", "baseline", "train_loss_last"), "status"] == status
     others = cells.drop(index="baseline", level="configuration")
     assert not set(others["status"]) & {"DRIFT", "FAILED", "MISSING"}
 
@@ -131,7 +131,7 @@ def test_an_order_fails_only_between_configurations_that_do_not_tie(
     orderings = verify_orderings(
         load_run(write_study_run(tmp_path / "run", seeds=2, change=change))
     )
-    by_loss = orderings.loc[orderings["column"] == "train_loss"].set_index("claim")
+    by_loss = orderings.loc[orderings["column"] == "train_loss_last"].set_index("claim")
     assert by_loss["status"].to_dict() == {"order": order, "best": best}
     assert (by_loss["correlation"] < 1).all() == bool(losses)
 
@@ -140,7 +140,7 @@ def test_an_order_fails_only_between_configurations_that_do_not_tie(
 def test_with_one_seed_what_is_within_the_tolerance_ties(tmp_path: Path, loss: float, status: str):
     change = with_losses(short_seq=[loss])
     orderings = verify_orderings(load_run(write_study_run(tmp_path / "run", change=change)))
-    by_loss = orderings.loc[orderings["column"] == "train_loss"].set_index("claim")
+    by_loss = orderings.loc[orderings["column"] == "train_loss_last"].set_index("claim")
     assert by_loss["status"].to_dict() == {"order": status, "best": "REPRODUCED"}
 
 
@@ -151,11 +151,11 @@ def test_an_unfinished_run_lacks_cells_and_fails_none(tmp_path: Path):
     metrics.write_text("\n".join(metrics.read_text().splitlines()[:-1]) + "\n")
     loaded = load_run(run)
     cells = verify_cells(loaded).set_index(["table", "configuration", "column"])
-    assert cells.loc[("performance", "high_lr", "train_loss"), "status"] == "MISSING"
-    told = cells.loc[("performance", "high_lr", "train_loss"), "reason"]
+    assert cells.loc[("performance", "high_lr", "train_loss_last"), "status"] == "MISSING"
+    told = cells.loc[("performance", "high_lr", "train_loss_last"), "reason"]
     assert told == "seed 0 STOPPED at step 1,601 of 2,000"
-    assert cells.loc[("performance", "high_lr", "eval_loss"), "status"] == "REPRODUCED"
-    assert cells.loc[("performance", "low_lr", "eval_loss"), "reason"] == "not in this run"
+    assert cells.loc[("performance", "high_lr", "study_eval_loss"), "status"] == "REPRODUCED"
+    assert cells.loc[("performance", "low_lr", "study_eval_loss"), "reason"] == "not in this run"
     assert "FAILED" not in set(cells["status"])
     orderings = verify_orderings(loaded)
     assert set(orderings["status"]) == {"MISSING", "NOT COMPARABLE"}
@@ -172,10 +172,10 @@ def test_a_configuration_that_only_diverges_fails(tmp_path: Path):
     values = {"optim.learning_rate": 1e-3}
     write_trial(run, "high_lr", [], result=ending, values=values)
     cells = verify_cells(load_run(run)).set_index(["table", "configuration", "column"])
-    cell = cells.loc[("performance", "high_lr", "train_loss")]
+    cell = cells.loc[("performance", "high_lr", "train_loss_last")]
     assert cell["status"] == "FAILED"
     assert "diverged" in cell["reason"]
-    assert cells.loc[("performance", "baseline", "train_loss"), "status"] == "REPRODUCED"
+    assert cells.loc[("performance", "baseline", "train_loss_last"), "status"] == "REPRODUCED"
 
 
 def test_another_protocol_is_not_comparable_and_says_in_what(tmp_path: Path):
@@ -183,7 +183,7 @@ def test_another_protocol_is_not_comparable_and_says_in_what(tmp_path: Path):
     cells = verify_cells(run)
     assert set(cells.loc[~cells["setting"], "status"]) == {"NOT COMPARABLE"}
     assert set(cells.loc[cells["setting"], "status"]) == {"REPRODUCED"}
-    measured = cells.loc[cells["column"] == "train_loss"]
+    measured = cells.loc[cells["column"] == "train_loss_last"]
     assert set(measured["reason"]) == {"precision bf16 instead of fp16"}
     orderings = verify_orderings(run)
     assert set(orderings["status"]) == {"NOT COMPARABLE"}
@@ -256,8 +256,8 @@ def test_a_cell_says_which_seeds_are_not_in_it(tmp_path: Path):
     file = run / "baseline/seed1/result.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | diverged))
     cells = verify_cells(load_run(run)).set_index(["table", "configuration", "column"])
-    cell = cells.loc[("performance", "baseline", "train_loss")]
+    cell = cells.loc[("performance", "baseline", "train_loss_last")]
     assert (cell["status"], cell["n"]) == ("REPRODUCED", 1)
     assert "seed 1 FAILED" in cell["reason"]
     assert "loss is NaN" in cell["reason"]
-    assert cells.loc[("performance", "high_lr", "train_loss"), "reason"] == ""
+    assert cells.loc[("performance", "high_lr", "train_loss_last"), "reason"] == ""

@@ -96,6 +96,11 @@ class Column:
     better: Better | None = None
     of_machine: bool = False
 
+    @property
+    def header(self) -> str:
+        """Label and unit, as in "held-out loss (nats)"."""
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
 
 # The columns that much of the code names.
 TRAIN_LOSS, EVAL_LOSS, HELDOUT_LOSS = "train_loss", "eval_loss", "heldout_loss"
@@ -127,7 +132,7 @@ COLUMNS: dict[str, Column] = {
     "tokens": Column(label="tokens", better="minimize"),
     "epochs": Column(label="passes over the corpus"),
     "flops": Column(label="training FLOPs", better="minimize"),
-    "seconds": Column(label="seconds of training", unit="s", better="minimize", of_machine=True),
+    "seconds": Column(label="time of training", unit="s", better="minimize", of_machine=True),
     "window_steps": Column(label="steps of the row's window"),
     TRAIN_LOSS: Column(label="training loss, window mean", unit="nats", better="minimize"),
     "train_loss_last": Column(label="training loss, last step", unit="nats", better="minimize"),
@@ -142,7 +147,7 @@ COLUMNS: dict[str, Column] = {
     PEAK_MEMORY: Column(label="peak memory", unit="bytes", better="minimize", of_machine=True),
     TRIALS_ON_DEVICE: Column(label="trials on the device", of_machine=True),
     CAPTURED: Column(label="every step replayed from a CUDA graph", of_machine=True),
-    "eval_seconds": Column(label="seconds of the evaluation", unit="s", of_machine=True),
+    "eval_seconds": Column(label="time of the evaluation", unit="s", of_machine=True),
     **_measures("train_batch", "training batch"),
     **_measures("eval", "leaky validation"),
     EVAL_CALIBRATION: Column(label="calibration bins, leaky validation"),

@@ -19,7 +19,8 @@ from quarterhour.analysis.sections import Section, compares_configurations
 from quarterhour.analysis.statistics import mean_interval, pearson
 from quarterhour.tune.run_folder import EVAL_CALIBRATION, TRIAL
 
-QUOTED = {"train_loss": "confidence", "confidence": "final_top5"}
+LEAST_TOKENS = 100  # of a bin whose accuracy is drawn: its standard error is 0.05 at most
+QUOTED = {"train_loss_last": "confidence", "confidence": "final_top5"}
 """The correlations over the six that the study quotes, named as in `measures.summarise`."""
 
 
@@ -57,16 +58,16 @@ def reliability_diagram(run: Run) -> Figure | None:
     """Accuracy of the tokens in each bin of confidence, at the last evaluation, all seeds together.
 
     On the diagonal a model is right as often as it is confident; ECE is the expected calibration
-    error. Larger dots hold more tokens.
+    error. Larger dots hold more tokens; bins of fewer than a hundred are not drawn.
     """
     bins: Any = reliability(run)
     if bins.empty:
         return None
     errors: Any = calibration(run).set_index("configuration")["ece"]
-    figure, axes = plots.figure_and_axes((6.5, 6))
+    figure, axes = plots.figure_and_axes((plots.SINGLE, 5.6))
     axes.plot([0, 1], [0, 1], "--", color=plots.NOTE_COLOUR, label="calibrated")
     own_colours = plots.colours(run.trials["configuration"])
-    for name, own in bins.dropna().groupby("configuration", sort=False):
+    for name, own in bins.loc[bins["tokens"] >= LEAST_TOKENS].groupby("configuration", sort=False):
         colour, label = own_colours[name], f"{name}, ECE {errors[name]:.3f}"
         axes.plot(own["confidence"], own["accuracy"], color=colour, label=label)
         sizes = 100 * own["tokens"] / own["tokens"].sum()

@@ -121,8 +121,8 @@ def text_claims() -> pd.DataFrame:
 def _followed_claims() -> dict[tuple[str, str], float]:
     """The claims' figures from the recorded data, by claim and configuration."""
     summary = published.summary().set_index("configuration")
-    loss, confidence = summary["train_loss"].to_list(), summary["confidence"].to_list()
-    efficiency: Any = summary["train_loss"] / summary["seq_len"]
+    loss, confidence = summary["train_loss_last"].to_list(), summary["confidence"].to_list()
+    efficiency: Any = summary["train_loss_last"] / summary["seq_len"]
     convergence: Any = 1 - summary["late_loss"] / summary["early_loss"]
     perplexity: Any = summary["perplexity"]
     single: dict[str, float] = {

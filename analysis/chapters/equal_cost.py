@@ -1,5 +1,7 @@
 """The configurations at equal cost: equal steps, tokens, FLOPs or seconds on the device."""
 
+from functools import lru_cache
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -7,15 +9,17 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from quarterhour.analysis import plots
-from quarterhour.analysis.measures import final_rows
+from quarterhour.analysis import formats, plots
+from quarterhour.analysis.measures import final_rows, settings_but
 from quarterhour.analysis.runs import Run
-from quarterhour.analysis.sections import Section, compares_configurations
+from quarterhour.analysis.sections import Section, Table, compares_configurations
 from quarterhour.analysis.statistics import mean_interval
-from quarterhour.tune.run_folder import HELDOUT_LOSS, TRAIN_LOSS, TRIAL, TRIALS_ON_DEVICE
+from quarterhour.tune.run_folder import COLUMNS, HELDOUT_LOSS, TRAIN_LOSS, TRIAL, TRIALS_ON_DEVICE
 
 VIEWS = {"steps": "step", "tokens": "tokens", "flops": "flops", "device-seconds": "seconds"}
 """The kinds of cost, and the column of a row that counts each from the trial's start."""
+UNITS = {"flops": "FLOPs", "device-seconds": "s"}
+"""The unit of a kind of cost, where it is not called so."""
 
 _LOSSES = [HELDOUT_LOSS, TRAIN_LOSS]
 _ROW = [*VIEWS.values(), TRIALS_ON_DEVICE, *_LOSSES]
@@ -27,18 +31,20 @@ _COLUMNS = [
 _Trial = dict[str, np.ndarray]  # a trial's rows, by column
 
 
+@lru_cache(maxsize=1)
 def equal_cost(run: Run) -> pd.DataFrame:
     """Losses at the same `cost`, by `view` (the kind of cost) and `configuration`, the best first.
 
-    `cost` is the largest that all complete trials reach. `heldout_loss` has its 95 % interval over
-    `n` seeds; `train_loss` is of the window that ends there. Where every seed ends at this cost, to
-    a step, both are of the last row. Else they are `interpolated` on the curves, linearly in the
+    `cost` is the largest that all complete trials reach; where a run beside this one trained more
+    of the same configurations to one cost, it is that. `heldout_loss` has its 95 % interval over
+    `n` seeds; `train_loss` is of the window that ends there. Where a trial ends at this cost, to a
+    step, both are of its last row. Else they are `interpolated` on the curves, linearly in the
     logarithm of the cost, and the schedule was made for another length. `rank` is by held-out loss;
     `rank_at_equal_steps` is among the same configurations. Seconds on a device that several trials
     `shared` have no rank and set no cost. `remark` says this in words.
     """
-    trials = _complete_trials(run)
-    rows = [row for view in VIEWS for row in _view(view, trials)]
+    trials, lent = _complete_trials(run), _lent_trials(run)
+    rows = [row for view in VIEWS for row in _view(view, trials, lent)]
     table = pd.DataFrame(rows, columns=_COLUMNS)
     at_steps = table.loc[table["view"] == "steps"].set_index("configuration")["rank"]
     among = table["configuration"].map(at_steps).where(table["rank"].notna())
@@ -46,42 +52,56 @@ def equal_cost(run: Run) -> pd.DataFrame:
     return table.assign(remark=[_remark(row) for row in table.to_dict("records")])
 
 
-def rank_changes(run: Run) -> pd.DataFrame:
-    """Each configuration's ranks by kind of cost, in the order at equal steps; `changes` says
-    whether any of them differs from it."""
+def amount(view: str, cost: float) -> str:
+    """A cost with its unit, as in "8.192M tokens"."""
+    return f"{plots.plain_number(cost)} {UNITS.get(view, view)}"
+
+
+def side_by_side(run: Run) -> Table:
+    """Held-out loss (nats) of each configuration at equal cost, with its 95 % interval over seeds
+    and its rank. Where it says cut, no trial was made for this cost: the loss is read off a curve
+    in the middle of its schedule."""
     table = equal_cost(run)
-    ranks = table.pivot(index="configuration", columns="view", values="rank")
-    ranks = ranks.reindex(columns=list(VIEWS)).rename_axis(columns=None)
-    moved = table["rank"].notna() & (table["rank"] != table["rank_at_equal_steps"])
-    ranks = ranks.assign(changes=moved.groupby(table["configuration"]).any())
-    return ranks.sort_values(["steps"], kind="stable").reset_index()
+    ranked: Any = table.loc[table["rank"].notna()]
+    cells: dict[str, Any] = {}
+    for view, own in ranked.groupby("view", sort=False):
+        texts = {row["configuration"]: _cell(row) for row in own.to_dict("records")}
+        cells[f"at {amount(view, own['cost'].iloc[0])}"] = texts
+    unranked = table.loc[table["shared"].astype(bool), ["view", "remark"]].drop_duplicates()
+    notes = [f"{row.view}: {row.remark}" for row in unranked.itertuples()]
+    shown = pd.DataFrame(cells).rename_axis("configuration").fillna("not ranked")
+    return Table(frame=table, cells=formats.texts(shown), notes=notes)
+
+
+def _cell(row: dict[str, Any]) -> str:
+    half = f" ± {row['high'] - row[HELDOUT_LOSS]:.3f}" if row["n"] > 1 else ""
+    return (
+        f"{row[HELDOUT_LOSS]:.3f}{half} · rank {row['rank']:.0f}" + " · cut" * row["interpolated"]
+    )
 
 
 def equal_cost_losses(run: Run) -> Figure | None:
     """Held-out loss of the configurations at equal steps, tokens, FLOPs and device-seconds.
 
-    Numbers are ranks. A hollow dot is interpolated on a curve whose schedule was made for another
-    length. Seconds on a shared device are left out.
+    Numbers are ranks. A hollow dot is read off a curve in the middle of its schedule. Seconds on a
+    shared device are left out.
     """
     table = equal_cost(run)
     ranked: Any = table.loc[table["rank"].notna()]
     if ranked.empty:
         return None
     names = list(dict.fromkeys(table["configuration"]))
-    label = plots.axis_label(HELDOUT_LOSS)
-    figure, _ = plots.figure_and_axes((13, 1.6 + 0.4 * len(names)), 1, len(VIEWS))
-    for axes, view in zip(figure.axes, VIEWS, strict=True):
+    views = [view for view in VIEWS if view in set(ranked["view"])]
+    size = (1.2 + 2.6 * len(views), 1.4 + 0.35 * len(names))
+    figure, _ = plots.figure_and_axes(size, 1, len(views), sharex=True, squeeze=False)
+    for axes, view in zip(figure.axes, views, strict=True):
         own = ranked.loc[ranked["view"] == view]
         _draw_view(axes, own.to_dict("records"), names)
-        axes.set(title=f"equal {view}", xlabel=label)
-        if len(own):
-            axes.set_xlabel(f"{label}\nat {plots.plain_number(own['cost'].iloc[0])}")
-        else:
-            axes.set(xticks=[], xlabel="")
-            axes.text(0.5, 0.5, "device shared:\nnot ranked", transform=axes.transAxes, ha="center")
+        axes.set(title=f"at {amount(view, own['cost'].iloc[0])}")
+        axes.set_xlabel(COLUMNS[HELDOUT_LOSS].header)
     for axes in figure.axes[1:]:
         axes.tick_params(labelleft=False)
-    plots.add_note(figure, "numbers: ranks; hollow: interpolated; bars: 95 % over seeds")
+    plots.add_note(figure, "numbers: ranks; hollow: schedule cut; bars: 95 % over seeds")
     return figure
 
 
@@ -98,22 +118,60 @@ def _complete_trials(run: Run) -> dict[str, list[_Trial]]:
     return trials
 
 
-def _view(view: str, trials: dict[str, list[_Trial]]) -> list[dict[str, Any]]:
-    """The configurations at the largest cost of this kind that all reach, the best first."""
+def _lent_trials(run: Run) -> dict[str, list[_Trial]]:
+    """Trials of the runs beside this one, on the same data, that differ from ours by their budget.
+
+    They stand under the name that the configuration has here.
+    """
+    names = dict(zip(settings_but(run, "budget"), run.trials["configuration"], strict=True))
+    lent: dict[str, list[_Trial]] = {}
+    for other in run.beside:
+        if other.experiment["data"].get("fingerprint") == run.experiment["data"].get("fingerprint"):
+            known = other.trials["key"].isin(run.trials["key"])
+            ours = dict(
+                zip(other.trials["configuration"], settings_but(other, "budget"), strict=True)
+            )
+            wanted = {*other.trials.loc[~known, "configuration"]}
+            for name, trials in _complete_trials(other).items():
+                if name in wanted and ours[name] in names:
+                    lent.setdefault(names[ours[name]], []).extend(trials)
+    return lent
+
+
+def _view(
+    view: str, trials: dict[str, list[_Trial]], lent: dict[str, list[_Trial]]
+) -> list[dict[str, Any]]:
+    """The configurations at the cost of this kind that most trials were made for, best first.
+
+    Of several such costs it is the largest that all reach.
+    """
     column = VIEWS[view]
     sharing = {name: _most(seeds, TRIALS_ON_DEVICE) for name, seeds in trials.items()}
     shared = {name: view == "device-seconds" and n > 1 for name, n in sharing.items()}
-    own = [trial for name, seeds in trials.items() if not shared[name] for trial in seeds]
-    cost = min((trial[column][-1] for trial in own), default=np.nan)
+    usable = {n: [*own, *lent.get(n, [])] for n, own in trials.items() if not shared[n]}
+    ends = {name: [trial[column][-1] for trial in own] for name, own in usable.items()}
     # Equal budgets are equal to a step; the costliest trial has the costliest step.
-    step_cost = max((trial[column][-1] / trial["step"][-1] for trial in own), default=np.nan)
+    own_trials = [trial for own in usable.values() for trial in own]
+    step = max((trial[column][-1] / trial["step"][-1] for trial in own_trials), default=np.nan)
+    reached = min((max(own) for own in ends.values()), default=np.nan)
+
+    def made_for(cost: float, own: list[Any]) -> list[bool]:
+        return [abs(end - cost) < step for end in own]
+
+    costs = {end for own in ends.values() for end in own if end <= reached}
+    cost = max(
+        costs,
+        key=lambda c: (sum(any(made_for(c, own)) for own in ends.values()), c),
+        default=np.nan,
+    )
     rows: list[dict[str, Any]] = []
-    for name, seeds in trials.items():
-        interpolated = any(trial[column][-1] - cost >= step_cost for trial in seeds)
-        at_cost = cost if interpolated else None
+    for name, own in trials.items():
+        exact = made_for(cost, ends.get(name, []))
+        seeds = [*compress(usable.get(name, []), exact)] or own
+        at_cost = None if any(exact) or shared[name] else cost
         heldout, train = ([_loss(t, which, column, at_cost) for t in seeds] for which in _LOSSES)
         figures = (view, cost, name, *mean_interval(heldout), float(np.mean(train)))
-        how = (interpolated, _most(seeds, "step"), shared[name], sharing[name])
+        how = (at_cost is not None, _most(seeds, "step"), shared[name], sharing[name])
         rows.append(dict(zip(_COLUMNS, figures + how, strict=False)))
     rows.sort(key=lambda row: (row["shared"], np.isnan(row[HELDOUT_LOSS]), row[HELDOUT_LOSS]))
     for rank, row in enumerate(rows, start=1):
@@ -163,9 +221,5 @@ SECTION = Section[Run](
     name="equal_cost",
     title="At equal cost",
     applies=compares_configurations,
-    tables={
-        "rank_changes": ("Ranks at equal cost", rank_changes),
-        "equal_cost": ("Losses at equal cost", equal_cost),
-    },
-    figures={"equal_cost": ("Losses at equal cost", equal_cost_losses)},
+    tables={"equal_cost": ("Losses and ranks at equal cost", side_by_side)},
 )

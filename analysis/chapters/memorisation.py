@@ -15,7 +15,7 @@ from quarterhour.tune.run_folder import EVAL_LOSS, HELDOUT_LOSS, TRAIN_LOSS, TRI
 
 _FINAL = ["step", "epochs", TRAIN_LOSS, EVAL_LOSS, HELDOUT_LOSS, "heldout_bits_per_byte"]
 _PANELS = (
-    Panel(column=EVAL_LOSS, label="loss on leaky windows (nats)"),
+    Panel(column=EVAL_LOSS),
     Panel(column=HELDOUT_LOSS),
     Panel(column="gap", label="gap: held-out - leaky (nats)"),
 )
@@ -53,7 +53,7 @@ def memorisation_gap(run: Run) -> Figure | None:
     A rising gap is training text learned by heart.
     """
     gaps = replace(run, rows=gap_over_time(run))
-    return curves(gaps, _PANELS, size=(12, 4), n_columns=3)
+    return curves(gaps, _PANELS, size=(10, 4), n_columns=3)
 
 
 SECTION = Section[Run](

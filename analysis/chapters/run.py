@@ -20,23 +20,22 @@ _MEASURES = [
 
 def remarks(run: Run) -> list[str]:
     """What a reader has to know before any figure of the run."""
-    said = [f"Trials: {_trials(run)}."]
+    said: list[str] = []
     if not all(Status(status).ended for status in run.trials["status"]):
-        said.append("The run is not finished: figures that are not there are missing or –.")
+        said.append(
+            f"The run is not finished: {_counted(run)}. The command that began it goes on, and"
+            " fills what is missing."
+        )
+    elif {*run.trials["status"]} != {Status.COMPLETE}:
+        said.append(f"Trials: {_counted(run)}.")
     if not run.is_search:
         said += [f"{name}: {note}." for name, note in unfinished_notes(run).items()]
-    if run.trials.duplicated("configuration").sum() == 0:
-        said.append("One seed: a difference between configurations may be seed noise alone.")
-    if run.rows.reindex(columns=[run_folder.TRIALS_ON_DEVICE]).gt(1).to_numpy().any():
-        said.append("Trials shared the device: seconds and steps per second are those of sharing.")
     if lost := run.experiment["data"].get("heldout_lost_share"):
         said.append(
             f"The tokenizer loses {100 * lost:.2g} % of the held-out text: no bits per byte."
         )
     if copies := run.experiment["data"].get("heldout_copies"):
         said.append(f"Held-out documents that are training documents too: {copies}.")
-    if kinds := differences(run):
-        said.append(f"Not comparable with the study: other {', '.join(kinds)}.")
     return said
 
 
@@ -49,7 +48,7 @@ def provenance(run: Run) -> pd.DataFrame:
         "precision": _distinct(run, "precision"),
         "steps": _distinct(run, "budget.steps"),
         "seeds": ", ".join(map(str, sorted(run.trials["seed"].unique()))),
-        "trials": _trials(run),
+        "trials": _counted(run),
         **{
             name: _listed(value)
             for name, value in (experiment.get("search") or {}).items()
@@ -114,7 +113,7 @@ def _distinct(run: Run, column: str) -> str | None:
     return ", ".join(few) or None
 
 
-def _trials(run: Run) -> str:
+def _counted(run: Run) -> str:
     """How the trials ended, and how many of them a search has trained with fresh seeds."""
     counts = run.trials["status"].value_counts().items()
     told = ", ".join(f"{count} {status}" for status, count in counts)
@@ -136,6 +135,7 @@ def _with_thousands(value: Any) -> str:
 
 SECTION = Section[Run](
     name="run",
-    title="The run",
-    tables={"provenance": ("Provenance", provenance), "trials": ("Trials", trials)},
+    title="Trials and provenance",
+    folded=True,
+    tables={"trials": ("Trials", trials), "provenance": ("Provenance", provenance)},
 )

@@ -14,37 +14,49 @@ from matplotlib.lines import Line2D
 
 from quarterhour.analysis import plots
 from quarterhour.analysis.chapters.paper.published import SIX
-from quarterhour.analysis.measures import final_rows
+from quarterhour.analysis.measures import final_rows, settings_but
 from quarterhour.analysis.runs import Run
 from quarterhour.analysis.sections import Section
 from quarterhour.analysis.statistics import CONFIDENCE
-from quarterhour.tune.run_folder import HELDOUT_LOSS, TRIAL
+from quarterhour.tune.run_folder import COLUMNS, HELDOUT_LOSS, TRIAL
 
 AXES = ("parameters", "tokens", "flops")
 LAW = ("offset", "factor", "exponent")  # E, A and alpha of L = E + A · x^-alpha
 MIN_POINTS = len(LAW) + 2
+TOO_FEW = f"{{}} points differ in size or budget alone: a fit needs at least {MIN_POINTS}"
 SAME = 0.02  # costs that differ by a smaller share are one: budgets are equal to a step
 RESAMPLES = 200
 SEED = 0
 SLOWEST, FASTEST = 1e-3, 10  # exponents; beyond them, a line or a step fits as well
 MAX_EVALUATIONS = 60
+_SIZE = ("model.d_model", "model.n_heads", "model.n_layers", "model.d_ff")
 _LOOKS = (("o", "-"), ("s", "--"), ("D", "-."), ("^", ":"))  # of data, in turn
 
 
 def points(runs: Sequence[Run]) -> pd.DataFrame:
     """Each complete configuration of each run: `data` (the fingerprint), `n` seeds, and the means
-    over these of `parameters`, `tokens` and `flops` of training, and `heldout_loss`."""
-    tables = [_points(run) for run in runs] or [pd.DataFrame(columns=["data"])]
+    over these of `parameters`, `tokens` and `flops` of training, and `heldout_loss`. What a run has
+    adopted from another of them counts once. `settings` are those that are neither size nor budget.
+    """
+    known: set[Any] = set()
+    tables = [pd.DataFrame(columns=["data", "settings"])]
+    for run in sorted(runs, key=lambda run: run.trials["adopted_from"].notna().sum()):
+        copies = run.trials["adopted_from"].notna() & run.trials["key"].isin([*known])
+        known |= {*run.trials["key"]}
+        tables.append(_points(run, run.trials.loc[copies, TRIAL]))
     return pd.concat(tables, ignore_index=True)
 
 
-def _points(run: Run) -> pd.DataFrame:
+def _points(run: Run, copies: pd.DataFrame) -> pd.DataFrame:
     final = final_rows(run, ["tokens", "flops", HELDOUT_LOSS]).dropna(subset=[HELDOUT_LOSS])
-    settings = run.trials.reindex(columns=[*TRIAL, "parameters"])
-    trials = final.merge(settings, on=TRIAL).drop(columns="seed")
+    settings = run.trials.reindex(columns=[*TRIAL, "parameters"]).assign(
+        settings=settings_but(run, "budget", *_SIZE)
+    )
+    trials = final.merge(settings, on=TRIAL).merge(copies, how="left_anti", on=TRIAL)
     figures = trials.astype(dict.fromkeys([*AXES, HELDOUT_LOSS], float))
     by_configuration: Any = figures.groupby("configuration", sort=False)
-    means = by_configuration.mean().assign(n=by_configuration.size(), run=run.folder.name)
+    means = by_configuration[[*AXES, HELDOUT_LOSS]].mean().assign(n=by_configuration.size())
+    means = means.assign(settings=by_configuration["settings"].first(), run=run.folder.name)
     return means.assign(data=run.experiment["data"].get("fingerprint", "")).reset_index()
 
 
@@ -55,14 +67,15 @@ def fits(runs: Sequence[Run]) -> pd.DataFrame:
 
     The 95 % intervals come from 200 resamples of the residuals, always the same. With fewer than
     five points (those within 2 % of each other are one), or where no law is found, there is no fit,
-    and `reason` says why. Other settings may differ between the points: each is the best that was
-    found at its x.
+    and `reason` says why. The points differ in size or budget alone: of several sets of such points
+    it is the largest.
     """
-    rows = [
-        {"data": data, "axis": axis} | _fit(*_envelope(of_data, axis))
-        for data, of_data in points(runs).groupby("data", sort=False)
-        for axis in AXES
-    ]
+    rows: list[dict[str, Any]] = []
+    for data, of_data in points(runs).groupby("data", sort=False):
+        alike = [own for _, own in of_data.groupby("settings", sort=False)]
+        for axis in AXES:
+            most = max((_envelope(own, axis) for own in alike), key=lambda points: len(points[0]))
+            rows.append({"data": data, "axis": axis} | _fit(*most))
     bounds = [f"{name}{end}" for name in LAW for end in ("", "_low", "_high")]
     return pd.DataFrame(rows, columns=["data", "axis", "points", *bounds, "reason"])
 
@@ -86,7 +99,7 @@ def _envelope(measured: pd.DataFrame, axis: str) -> tuple[tuple[float, ...], tup
 @cache  # a report asks twice: for its table and for its figure
 def _fit(at: tuple[float, ...], losses: tuple[float, ...]) -> dict[str, Any]:
     if len(at) < MIN_POINTS:
-        return {"points": len(at), "reason": f"{len(at)} points: a fit needs at least {MIN_POINTS}"}
+        return {"points": len(at), "reason": TOO_FEW.format(len(at))}
     x, loss = np.array(at), np.array(losses)
     scale = float(np.exp(np.mean(np.log(x))))  # around it, A and alpha are hardly tied together
     start = (0.9 * loss.min(), max(float(np.ptp(loss)), 1e-3), 0.5)
@@ -148,7 +161,7 @@ def scaling_laws(runs: Sequence[Run]) -> Figure | None:
         return None
     named = plots.COLOURS | {"another": plots.PROPOSED_COLOUR}
     shown_as = measured["configuration"].where(measured["configuration"].isin(SIX), "another")
-    figure, (first, *_) = plots.figure_and_axes((13, 4.5), 1, len(AXES))
+    figure, (first, *_) = plots.figure_and_axes((11, 4.2), 1, len(AXES))
     for name in shown_as.unique():
         first.plot([], [], "o", color=named[name], label=name)
     plots.add_legend(figure, first)
@@ -156,7 +169,7 @@ def scaling_laws(runs: Sequence[Run]) -> Figure | None:
     for axes, axis in zip(figure.axes, AXES, strict=True):
         found = laws.loc[laws["axis"].eq(axis) & laws["reason"].eq("")]
         _draw_points_and_laws(axes, axis, measured.assign(colour=shown_as.map(named)), found)
-        axes.set(xlabel=axis, ylabel=plots.axis_label(HELDOUT_LOSS))
+        axes.set(xlabel=axis, ylabel=COLUMNS[HELDOUT_LOSS].header)
         plots.plain_log(axes.xaxis)
     return figure
 

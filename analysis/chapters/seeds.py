@@ -10,8 +10,21 @@ from quarterhour.analysis.sections import Section, compares_configurations
 from quarterhour.analysis.statistics import mean_interval, pairwise_differences
 from quarterhour.tune.run_folder import HELDOUT_LOSS, TOKENS_PER_SECOND, TRIAL, TRIALS_ON_DEVICE
 
-MEASURES = ["train_loss", "eval_loss", HELDOUT_LOSS, "accuracy", "final_top5", TOKENS_PER_SECOND]
+MEASURES = [
+    *("train_loss_last", "study_eval_loss", HELDOUT_LOSS, "accuracy", "final_top5"),
+    TOKENS_PER_SECOND,
+]
 """The main measures: their names in `trial_measures`."""
+
+
+def lacks_seeds(run: Run) -> str:
+    """That each configuration has a single seed, and what trains more; "" where one has several."""
+    if run.trials.duplicated("configuration").any():
+        return ""
+    return (
+        "One seed each: whether a difference is more than seed noise cannot be told. The command"
+        " that began the run, with --seeds 3, trains two more of each and none again."
+    )
 
 
 def trial_measures(run: Run) -> pd.DataFrame:
@@ -61,6 +74,7 @@ SECTION = Section[Run](
     name="uncertainty",
     title="What the seeds say",
     applies=compares_configurations,
+    lacks=lacks_seeds,
     tables={
         "seed_intervals": ("Means and intervals", seed_intervals),
         "pairwise": ("Every pair", pairwise),

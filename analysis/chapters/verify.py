@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from quarterhour.analysis import statistics
+from quarterhour.analysis import formats, statistics
 from quarterhour.analysis.chapters.paper import published
 from quarterhour.analysis.chapters.paper.comparison import TABLE_COLUMNS, unfinished_notes
 from quarterhour.analysis.chapters.paper.tables import TABLES
 from quarterhour.analysis.measures import counted_trials, summarise
 from quarterhour.analysis.runs import Run
-from quarterhour.analysis.sections import Section
+from quarterhour.analysis.sections import Section, Table
 from quarterhour.tune.run_folder import TRIAL
 
 # A single seed has no spread: its figure may be off by this share of itself.
@@ -34,7 +34,7 @@ class Verdict(StrEnum):
 
 
 BEST = {
-    ("performance", "train_loss"): "lowest",
+    ("performance", "train_loss_last"): "lowest",
     ("performance", "accuracy"): "highest",
     ("top5", "final_top5"): "highest",
     ("normalized", "loss_per_million_tokens"): "lowest",
@@ -217,6 +217,55 @@ def _verdict_of_swaps(
     return Verdict.DRIFT
 
 
+def cells_table(run: Run) -> Table:
+    """Every figure of the paper's tables that can be judged, with the verdict on it."""
+    cells = verify_cells(run)
+    judged: Any = cells.loc[(cells["status"] != Verdict.NOT_COMPARABLE) & ~cells["setting"]]
+    rows = judged.to_dict("records")
+    shown = {
+        "cell": [f"{row['configuration']}, {TABLE_COLUMNS[row['column']].header}" for row in rows],
+        "verdict": judged["status"],
+        "paper": judged["published"],
+        **{name: judged[name] for name in ("ours", "low", "high", "n")},
+        "table": [TABLES[row["table"]][0] for row in rows],
+        "reason": judged["reason"],
+    }
+    tolerances = filter(None, judged["tolerance"].unique())
+    notes = [f"low to high: {'; '.join(tolerances)}. DRIFT: within twice its width."] * bool(rows)
+    reasons: dict[tuple[str, int], list[str]] = {}
+    for status, reason, n in why_unjudged(cells):
+        reasons.setdefault((status, n), []).append(reason)
+    notes += [f"{n} cells {status}: {'; '.join(own)}." for (status, n), own in reasons.items()]
+    return Table(frame=cells, cells=formats.texts(pd.DataFrame(shown)), notes=notes)
+
+
+def why_unjudged(cells: pd.DataFrame) -> list[tuple[str, str, int]]:
+    """Each verdict that has a reason, the reason, and how many cells it holds for."""
+    each = cells.assign(reason=cells["reason"].str.split("; ")).explode("reason")
+    each = each.loc[each["reason"] != ""].value_counts(["status", "reason"], sort=True)
+    return [(status, reason, n) for (status, reason), n in each.items()]
+
+
+def orderings_table(run: Run) -> Table:
+    """Whether the six stand in the study's order by each figure that it ranks them by, and how our
+    figures correlate by rank with the published ones, with the 95 % interval."""
+    claims = verify_orderings(run)
+    order, best = (claims.loc[claims["claim"] == claim] for claim in ("order", "best"))
+    ranked = {
+        "ranked by": [TABLE_COLUMNS[column].header for column in order["column"]],
+        "order": [*order["status"]],
+        "best": [*best["status"]],
+        "rank correlation": [
+            f"{row.correlation:.2f} [{row.low:.2f}, {row.high:.2f}] over {row.n}"
+            for row in order.itertuples()
+        ],
+        "best, paper": [*best["published"]],
+        "best, ours": [*best["ours"]],
+        "reason": [*order["reason"]],
+    }
+    return Table(frame=claims, cells=formats.texts(pd.DataFrame(ranked)))
+
+
 def counts(verdicts: pd.DataFrame) -> dict[str, int]:
     """How many cells, or claims, came to each verdict, in the order of `Verdict`."""
     return {verdict: [*verdicts["status"]].count(verdict) for verdict in Verdict}
@@ -227,7 +276,7 @@ SECTION = Section[Run](
     title="Against the published study",
     applies=published.has_studied,
     tables={
-        "verify_orderings": ("Orderings", verify_orderings),
-        "verify_cells": ("Cells", verify_cells),
+        "verify_orderings": ("Orderings", orderings_table),
+        "verify_cells": ("Verdicts", cells_table),
     },
 )

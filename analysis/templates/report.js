@@ -18,3 +18,13 @@ for (const button of document.querySelectorAll("th button")) {
     table.tBodies[0].append(...rows);
   });
 }
+const fade = box => {
+  box.classList.toggle("more-right", box.scrollWidth - box.clientWidth - box.scrollLeft > 1);
+  box.classList.toggle("more-below", box.scrollHeight - box.clientHeight - box.scrollTop > 1);
+};
+const boxes = document.querySelectorAll(".scroll, figure");
+const watch = new ResizeObserver(entries => entries.forEach(entry => fade(entry.target)));
+for (const box of boxes) {
+  box.addEventListener("scroll", () => fade(box));
+  watch.observe(box);
+}

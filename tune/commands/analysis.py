@@ -1,5 +1,6 @@
 """The commands that judge finished runs and show them: verify, report."""
 
+import gc
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -89,6 +90,7 @@ def report(
     A run may be a search, or unfinished. Several runs make one report with a chapter for each. An
     earlier report in the same place is replaced.
     """
+    gc.set_threshold(100_000)  # what a report makes lives to its end: looking for waste takes long
     from quarterhour.analysis.report import PAGE, write_report
     from quarterhour.analysis.runs import load_run
     from quarterhour.data.files import write_folder

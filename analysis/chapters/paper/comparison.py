@@ -12,7 +12,8 @@ from quarterhour.analysis.chapters.paper import published
 from quarterhour.analysis.chapters.paper.tables import TABLES
 from quarterhour.analysis.measures import mean_over_seeds, summarise
 from quarterhour.analysis.runs import Run
-from quarterhour.tune.run_folder import Status
+from quarterhour.analysis.sections import Table
+from quarterhour.tune.run_folder import COLUMNS, EVAL_LOSS, Status
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,9 @@ class TableColumn:
     setting: bool = False
 
 
+_TOP5 = COLUMNS["train_batch_top5_accuracy"].label
+_VALIDATION = COLUMNS[EVAL_LOSS].label
+_LAST_EVALUATION = f"{_VALIDATION}, study's last"
 TABLE_COLUMNS = {
     "d_model": TableColumn(header="d_model", decimals=".0f", setting=True),
     "n_heads": TableColumn(header="heads", decimals=".0f", setting=True),
@@ -35,25 +39,24 @@ TABLE_COLUMNS = {
     "total_tokens": TableColumn(header="total tokens", decimals=",.0f", setting=True),
     "tokens_millions": TableColumn(header="tokens (M)", decimals=".2f", setting=True),
     "trials_on_device": TableColumn(header="trials/device", decimals=".3g", setting=True),
-    "train_loss": TableColumn(header="train loss"),
-    "eval_loss": TableColumn(header="eval loss"),
-    "accuracy": TableColumn(header="accuracy"),
-    "perplexity": TableColumn(header="perplexity", decimals=".2f"),
-    "initial_top5": TableColumn(header="initial"),
-    "final_top5": TableColumn(header="final"),
+    "train_loss_last": TableColumn(header=COLUMNS["train_loss_last"].label),
+    "study_eval_loss": TableColumn(header=_LAST_EVALUATION),
+    "accuracy": TableColumn(header=COLUMNS["train_batch_accuracy"].label),
+    "perplexity": TableColumn(header=COLUMNS["train_batch_perplexity"].label, decimals=".2f"),
+    "initial_top5": TableColumn(header=f"{_TOP5}, first step"),
+    "final_top5": TableColumn(header=f"{_TOP5}, study's last"),
     "improvement": TableColumn(header="improvement"),
     "top1_gap": TableColumn(header="top-1 gap"),
     "steps_per_second": TableColumn(header="steps/s", decimals=".2f"),
     "memory_usage": TableColumn(header="memory"),
     "tokens_per_second": TableColumn(header="tokens/s", decimals=",.0f"),
-    "final_loss": TableColumn(header="final loss"),
     "loss_per_million_tokens": TableColumn(header="loss per M tokens", decimals=".4f"),
     "step_time_mean_s": TableColumn(header="step time (s)", decimals=".4f"),
     "step_time_std_s": TableColumn(header="std (s)", decimals=".4f"),
-    "initial_val_loss": TableColumn(header="initial loss", decimals=".2f"),
-    "final_val_loss": TableColumn(header="final loss", decimals=".2f"),
-    "val_accuracy": TableColumn(header="accuracy"),
-    "val_perplexity": TableColumn(header="perplexity", decimals=".2f"),
+    "initial_val_loss": TableColumn(header=f"{_VALIDATION}, first step", decimals=".2f"),
+    "final_val_loss": TableColumn(header=_LAST_EVALUATION, decimals=".2f"),
+    "val_accuracy": TableColumn(header=COLUMNS["eval_accuracy"].label),
+    "val_perplexity": TableColumn(header=COLUMNS["eval_perplexity"].label, decimals=".2f"),
 }
 
 
@@ -103,6 +106,15 @@ class Comparison:
             if column in self.published:
                 frame[f"{column}_published"] = self.published[column]
         return frame.assign(not_comparable=self.not_comparable, unfinished=self.unfinished)
+
+    def as_table(self) -> Table:
+        """The table for the report."""
+        return Table(
+            frame=self.frame().reset_index(),
+            cells=self.texts(),
+            notes=[self.note] * bool(self.note),
+            title=self.heading,
+        )
 
     def texts(self) -> pd.DataFrame:
         """The table as text, for files and the page: after each column of ours the paper's."""

@@ -1,6 +1,6 @@
 """The study's figures of a run, with the published series beside ours where they compare.
 
-Lines and bars are means over seeds, with 95 % intervals (Student t) from two seeds on.
+Lines and dots are means over seeds, with 95 % intervals (Student t) from two seeds on.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,14 @@ from quarterhour.analysis.chapters.paper import published
 from quarterhour.analysis.measures import counted_trials, summarise
 from quarterhour.analysis.runs import Run
 from quarterhour.analysis.statistics import mean_intervals
-from quarterhour.tune.run_folder import EVAL_LOSS, TRAIN_LOSS, TRIAL, TRIALS_ON_DEVICE, Status
+from quarterhour.tune.run_folder import (
+    COLUMNS,
+    EVAL_LOSS,
+    TRAIN_LOSS,
+    TRIAL,
+    TRIALS_ON_DEVICE,
+    Status,
+)
 
 _POINTS = 20  # of the study's training-loss figure: every 100th of 2,000 steps
 
@@ -33,7 +40,7 @@ class Panel(NamedTuple):
 
 
 TRAINING_PANELS = (
-    Panel(column=TRAIN_LOSS, label="training loss (nats)"),
+    Panel(column=TRAIN_LOSS),
     Panel(column="learning_rate"),
     Panel(column="grad_norm"),
     Panel(column="step_seconds"),
@@ -43,9 +50,9 @@ TRAINING_PANELS = (
     Panel(column="train_batch_top5_accuracy"),
 )
 VALIDATION_PANELS = (
-    Panel(column=EVAL_LOSS, label="validation loss (nats)", log=True),
-    Panel(column="eval_accuracy", label="validation accuracy"),
-    Panel(column="eval_perplexity", label="validation perplexity", log=True),
+    Panel(column=EVAL_LOSS, log=True),
+    Panel(column="eval_accuracy"),
+    Panel(column="eval_perplexity", log=True),
 )
 
 
@@ -66,8 +73,8 @@ def training_loss(run: Run) -> Figure | None:
     report_every = rows["budget.report_every"]
     every = (rows["budget.steps"] / _POINTS / report_every).round().clip(lower=1) * report_every
     thinned = replace(run, rows=run.rows.loc[(rows["step"] - 1) % every == 0])
-    panel = Panel(column="train_loss_last", label="training loss (nats)", log=True)
-    return curves(thinned, [panel], size=(7, 4.5))
+    panel = Panel(column="train_loss_last", log=True)
+    return curves(thinned, [panel], size=(plots.SINGLE, 4.2))
 
 
 def training_curves(run: Run) -> Figure | None:
@@ -82,30 +89,32 @@ def validation_curves(run: Run) -> Figure | None:
 
 def final_performance(run: Run) -> Figure | None:
     """Final training loss, and accuracy on the training batch at the study's last evaluation."""
-    accuracy = plots.axis_label("train_batch_accuracy")
-    labels = {"train_loss": "training loss of the last step (nats)", "accuracy": accuracy}
-    return _bars(run, labels)
+    labels = {
+        "train_loss_last": COLUMNS["train_loss_last"].header,
+        "accuracy": COLUMNS["train_batch_accuracy"].header,
+    }
+    return _dots(run, labels)
 
 
 def throughput(run: Run) -> Figure | None:
     """Steps per second over all steps but the first."""
-    return _bars(run, {"steps_per_second": "steps per second"})
+    return _dots(run, {"steps_per_second": "steps per second"})
 
 
 def convergence(run: Run) -> Figure | None:
     """How far the training loss fell from the first quarter of the steps to the last."""
-    return _bars(run, {"improvement": "(early - late) ÷ early training loss"})
+    return _dots(run, {"improvement": "(early - late) ÷ early training loss"})
 
 
 def efficiency(run: Run) -> Figure | None:
     """Training loss against the seconds that the trial has trained."""
     if run.rows.empty or over_seeds(run, TRAIN_LOSS).empty:
         return None
-    figure, axes = plots.figure_and_axes((7, 4.5))
+    figure, axes = plots.figure_and_axes((plots.SINGLE, 4.2))
     curves = over_seeds(run, TRAIN_LOSS).assign(seconds=over_seeds(run, "seconds")["mean"])
     for name, colour, own in _by_colour(run, curves):
         _draw_curve(axes, own.set_index("seconds"), colour, name)
-    axes.set(xlabel="device-seconds of training", ylabel="training loss (nats)")
+    axes.set(xlabel="device-seconds of training", ylabel=COLUMNS[TRAIN_LOSS].header)
     plots.plain_log(axes.yaxis)
     plots.add_legend(figure, axes)
     not_drawn = "the published clock did not wait for its GPU: not drawn"
@@ -120,15 +129,18 @@ def curves(
     measured = run.rows.dropna(axis="columns", how="all").columns
     if not any(panel.column in measured for panel in panels):
         return None
-    figure, _ = plots.figure_and_axes(size, -(-len(panels) // n_columns), n_columns)
+    n_rows = -(-len(panels) // n_columns)
+    figure, _ = plots.figure_and_axes(size, n_rows, n_columns, sharex=True, squeeze=False)
     recorded = published.rows()
     for axes, panel in zip(figure.axes, panels, strict=False):
         if panel.column in measured:
             _draw_panel(axes, run, recorded, panel)
         else:
             axes.text(0.5, 0.5, "missing", transform=axes.transAxes, ha="center")
-        label = panel.label or plots.axis_label(panel.column)
-        axes.set(xlabel=plots.axis_label("step"), ylabel=label)
+        label = panel.label or COLUMNS[panel.column].header
+        axes.set(ylabel=label)
+    for axes in figure.axes[-n_columns:]:
+        axes.set_xlabel(COLUMNS["step"].header)
     plots.add_legend(figure, next(axes for axes in figure.axes if axes.lines))
     plots.add_note(figure, _published_note(run))
     return figure
@@ -165,13 +177,14 @@ def _draw_curve(axes: Axes, means: pd.DataFrame, colour: str, name: str) -> None
         axes.fill_between(means.index, means["low"], means["high"], color=colour, alpha=0.2)
 
 
-def _bars(run: Run, labels: dict[str, str]) -> Figure | None:
-    """One panel a figure of the trials, one bar a configuration, the published beside it."""
+def _dots(run: Run, labels: dict[str, str]) -> Figure | None:
+    """One panel a figure of the trials, one dot a configuration, and the published."""
     counted = _with_improvement(summarise(run)).merge(_counted(run), on=TRIAL)
     if counted.loc[:, list(labels)].isna().to_numpy().all():
         return None
     names = list(dict.fromkeys(counted["configuration"]))
-    figure, _ = plots.figure_and_axes((6.5 * len(labels), 1.4 + 0.5 * len(names)), 1, len(labels))
+    size = (plots.SINGLE * len(labels), 1.4 + 0.4 * len(names))
+    figure, _ = plots.figure_and_axes(size, 1, len(labels))
     recorded = _with_improvement(published.summary()).set_index("configuration")
     every_name = pd.CategoricalDtype(names)  # a configuration without the figure is shown too
     compared = [n for n in names if n in published.SIX and not published.differences(run, n)]
@@ -179,37 +192,40 @@ def _bars(run: Run, labels: dict[str, str]) -> Figure | None:
         known = counted.dropna(subset=[column]).astype({"configuration": every_name})
         means = mean_intervals(known.groupby("configuration", observed=False)[column])
         theirs = recorded.loc[[] if column in published.COLUMN_REASONS else compared, column]
-        _draw_bars(axes, means, theirs)
+        _draw_dots(axes, means, theirs)
         axes.set(xlabel=label)
     reasons = [published.COLUMN_REASONS[c] for c in labels if c in published.COLUMN_REASONS]
-    said = f"published not drawn: {reasons[0]}" if reasons else _published_note(run, "hatched")
+    said = f"published not drawn: {reasons[0]}" if reasons else _published_note(run, "hollow")
     if "steps_per_second" in labels:
         said += f"; {_sharing_note(run)}"
     plots.add_note(figure, said)
     return figure
 
 
-def _draw_bars(axes: Axes, means: Any, theirs: pd.Series) -> None:
-    """Horizontal bars with their figures at the end; the published ones hatched."""
-    height = 0.4 if len(theirs) else 0.7
+def _draw_dots(axes: Axes, means: Any, theirs: pd.Series) -> None:
+    """A dot a configuration with its figure beside it; the published ones are hollow."""
     own = plots.colours(means.index)
-    for place, row in enumerate(means.itertuples()):
+    rows: Any = means.itertuples()
+    for place, row in enumerate(rows):
         name, colour = row.Index, own[row.Index]
-        error = row.high - row.mean if row.n > 1 else None
-        bar = axes.barh(place, row.mean, height, color=colour, xerr=error, capsize=3)
         if row.n:
-            axes.bar_label(bar, fmt=" %.4g", padding=3)
+            half = row.high - row.mean if row.n > 1 else None
+            axes.errorbar(row.mean, place, xerr=half, fmt="o", color=colour, capsize=4)
+            _say(axes, row.mean, place, colour)
         else:
-            axes.text(0, place, " missing", va="center")
+            axes.text(0.02, place, "missing", va="center", transform=axes.get_yaxis_transform())
         if name in theirs:
-            style: Any = {"color": "white", "edgecolor": colour, "hatch": "///"}
-            hatched = axes.barh(place + height, theirs[name], height, **style)
-            axes.bar_label(hatched, fmt=" %.4g", padding=3, color=plots.NOTE_COLOUR)
-    labels = [f"{name} (n = {n})" for name, n in means["n"].items()]
-    axes.set_yticks(range(len(means)), labels)
-    axes.invert_yaxis()
+            axes.plot(theirs[name], place, "D", color=colour, fillstyle="none")
+            _say(axes, theirs[name], place, plots.NOTE_COLOUR)
+    axes.set_yticks(range(len(means)), [f"{name} (n = {n})" for name, n in means["n"].items()])
+    axes.set_ylim(len(means) - 0.5, -0.7)
     axes.margins(x=0.15)
-    axes.grid(visible=False, axis="y")
+
+
+def _say(axes: Axes, x: Any, place: int, colour: str) -> None:
+    axes.annotate(
+        f"{x:.4g}", (x, place), (0, 6), textcoords="offset points", ha="center", color=colour
+    )
 
 
 def _with_improvement(summary: pd.DataFrame) -> pd.DataFrame:

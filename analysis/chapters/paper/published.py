@@ -72,6 +72,7 @@ def summary() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@cache  # every figure of curves asks for it
 def rows() -> pd.DataFrame:
     """The study's recorded series in the columns of `Run.rows`, by optimizer updates.
 
@@ -170,8 +171,8 @@ def _summary_row(name: str, settings: dict[str, Any], run: dict[str, Any]) -> di
         "status": Status.COMPLETE,
         **settings,
         "total_tokens": settings["batch_size"] * settings["seq_len"] * _STEPS,
-        "train_loss": run["train_loss_last_step"],
-        "eval_loss": run["eval_loss"][-1],
+        "train_loss_last": run["train_loss_last_step"],
+        "study_eval_loss": run["eval_loss"][-1],
         "accuracy": run["train_batch_accuracy"][-1],
         "perplexity": run["train_batch_perplexity"][-1],
         "confidence": run["train_batch_confidence"][-1],

@@ -1,15 +1,15 @@
 """The section of the paper's eight tables, each beside the published one, and of its figures."""
 
 from quarterhour.analysis.chapters.paper import figures
-from quarterhour.analysis.chapters.paper.comparison import Comparison, compare
+from quarterhour.analysis.chapters.paper.comparison import compare
 from quarterhour.analysis.chapters.paper.tables import TABLES
 from quarterhour.analysis.runs import Run
-from quarterhour.analysis.sections import Section, TableMaker, compares_configurations
+from quarterhour.analysis.sections import Section, Table, TableMaker, compares_configurations
 
 
 def _beside_published(name: str) -> TableMaker[Run]:
-    def make(run: Run) -> Comparison:
-        return compare(run, name)
+    def make(run: Run) -> Table:
+        return compare(run, name).as_table()
 
     make.__doc__ = TABLES[name][1].__doc__
     return make

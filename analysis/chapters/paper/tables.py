@@ -13,13 +13,13 @@ def configurations(rows: pd.DataFrame) -> pd.DataFrame:
 
 def performance(rows: pd.DataFrame) -> pd.DataFrame:
     """Table 2: losses; accuracy and perplexity on the training batch."""
-    rows = rows.sort_values("train_loss", kind="stable")
-    return rows.loc[:, ["train_loss", "eval_loss", "accuracy", "perplexity"]]
+    rows = rows.sort_values("train_loss_last", kind="stable")
+    return rows.loc[:, ["train_loss_last", "study_eval_loss", "accuracy", "perplexity"]]
 
 
 def top5(rows: pd.DataFrame) -> pd.DataFrame:
     """Table 3: top-5 accuracy on the training batch; top-1 gap is top-5 less top-1 accuracy."""
-    rows = rows.sort_values("train_loss", kind="stable")
+    rows = rows.sort_values("train_loss_last", kind="stable")
     return rows.loc[:, ["initial_top5", "final_top5"]].assign(
         improvement=rows["final_top5"] - rows["initial_top5"],
         top1_gap=rows["final_top5"] - rows["accuracy"],
@@ -49,8 +49,10 @@ def data_exposure(rows: pd.DataFrame) -> pd.DataFrame:
 def normalized(rows: pd.DataFrame) -> pd.DataFrame:
     """Table 6: train loss divided by millions of tokens, which rewards more tokens by itself."""
     millions = rows["total_tokens"] / 1e6
-    table = pd.DataFrame({"final_loss": rows["train_loss"], "tokens_millions": millions})
-    table = table.assign(loss_per_million_tokens=table["final_loss"] / millions)
+    loss = rows["train_loss_last"]
+    table = rows.loc[:, ["train_loss_last"]].assign(
+        tokens_millions=millions, loss_per_million_tokens=loss / millions
+    )
     return table.sort_values("loss_per_million_tokens", kind="stable")
 
 
@@ -63,8 +65,8 @@ def efficiency(rows: pd.DataFrame) -> pd.DataFrame:
 
 def validation(rows: pd.DataFrame) -> pd.DataFrame:
     """Table 8: loss, accuracy and perplexity on validation windows, which overlap training."""
-    columns = ["initial_val_loss", "eval_loss", "val_accuracy", "val_perplexity"]
-    table = rows.loc[:, columns].rename(columns={"eval_loss": "final_val_loss"})
+    columns = ["initial_val_loss", "study_eval_loss", "val_accuracy", "val_perplexity"]
+    table = rows.loc[:, columns].rename(columns={"study_eval_loss": "final_val_loss"})
     return table.sort_values("final_val_loss", kind="stable")
 
 

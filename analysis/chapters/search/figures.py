@@ -15,15 +15,24 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator
-from optuna.distributions import CategoricalDistribution
 
 from quarterhour.analysis import plots
-from quarterhour.analysis.chapters.search.results import SearchResults, search_results
-from quarterhour.analysis.chapters.search.tables import importances, non_dominated, parameters
+from quarterhour.analysis.chapters.search.results import (
+    CORRECTION,
+    SearchResults,
+    search_results,
+    seed_comparison,
+    spoken,
+)
+from quarterhour.analysis.chapters.search.tables import (
+    importances,
+    non_dominated,
+    parameters,
+    proposed,
+)
 from quarterhour.analysis.plots import BEST_COLOUR, COLOURS, NOTE_COLOUR, PROPOSED_COLOUR
 from quarterhour.analysis.runs import Run
-from quarterhour.analysis.statistics import mean_intervals
-from quarterhour.tune.run_folder import TRIAL, Status
+from quarterhour.tune.run_folder import COLUMNS, TRIAL, Status
 
 _SLICES_A_ROW = 4
 _FEW_CURVES = 30  # more are drawn as pixels, and fainter
@@ -35,29 +44,26 @@ def optimisation_history(run: Run) -> Figure | None:
     shown = [name for name in results.objectives if any(results.searched[name].notna())]
     if not shown:
         return None
-    figure, _ = plots.figure_and_axes((8, 4 * len(shown)), len(shown))
+    figure, _ = plots.figure_and_axes((plots.SINGLE, 3.8 * len(shown)), len(shown))
     for axes, objective in zip(figure.axes, shown, strict=True):
         _draw_history(axes, results, objective)
-        axes.set(xlabel="trial", ylabel=objective)
+        axes.set(xlabel="trial", ylabel=_label(objective))
     plots.add_legend(figure, figure.axes[0])
     return figure
 
 
-def importance_bars(run: Run) -> Figure | None:
-    """fANOVA importances of the settings, and the number of trials that they rest on."""
+def importance_intervals(run: Run) -> Figure | None:
+    """fANOVA importances of the settings, with the 95 % intervals of a jackknife over trials."""
     shares: Any = importances(run)
-    objectives = [name for name in search_results(run).objectives if any(shares[name].notna())]
-    if not objectives:
+    if shares.empty:
         return None
-    height = 1.2 + 0.3 * len(shares)
-    figure, _ = plots.figure_and_axes((7 * len(objectives), height), 1, len(objectives))
-    for axes, objective in zip(figure.axes, objectives, strict=True):
-        ordered = shares[objective].sort_values()
-        bars = axes.barh(list(ordered.index), ordered, color=COLOURS["large_batch"])
-        axes.bar_label(bars, fmt=" %.2f")
-        axes.margins(x=0.1)
-        axes.set(xlabel=f"share of the variance of {objective}")
-    plots.add_note(figure, f"fANOVA on {shares['trials'].iloc[0]} complete trials")
+    by_objective = dict([*shares.groupby("objective", sort=False)])
+    size = (plots.SINGLE * len(by_objective), 1.4 + 0.28 * shares["setting"].nunique())
+    figure, _ = plots.figure_and_axes(size, 1, len(by_objective))
+    for axes, (objective, own) in zip(figure.axes, by_objective.items(), strict=True):
+        plots.draw_intervals(axes, own["setting"], own["share"], own["low"], own["high"])
+        axes.set(xlabel=f"share of the variance of {_label(objective)}", xlim=(-0.02, 1.02))
+    plots.add_note(figure, f"fANOVA on {len(proposed(run))} complete proposals")
     return figure
 
 
@@ -69,7 +75,7 @@ def learning_curves(run: Run) -> Figure | None:
     rows = rows.merge(results.searched[[*TRIAL, "status", "origin"]], on=TRIAL)
     if rows.empty:
         return None
-    figure, axes = plots.figure_and_axes((8, 5))
+    figure, axes = plots.figure_and_axes((plots.SINGLE, 4.2))
     complete = rows["status"] == Status.COMPLETE
     of_six = rows["origin"].isin(results.reference)
     _draw_curves(axes, rows.loc[~complete], objective, PROPOSED_COLOUR, 0.25, "not complete")
@@ -81,32 +87,34 @@ def learning_curves(run: Run) -> Figure | None:
         own = rows.loc[rows["configuration"] == best]
         _draw_curves(axes, own, objective, BEST_COLOUR, 1, f"best, trial {best}", width=3)
     axes.autoscale()
-    axes.set(xlabel="tokens", ylabel=objective)
+    axes.set(xlabel="tokens", ylabel=_label(objective))
     axes.xaxis.set_major_formatter(EngFormatter())
     plots.add_legend(figure, axes)
     return figure
 
 
 def parallel_coordinates(run: Run) -> Figure | None:
-    """The settings of the complete trials as lines, coloured by objective, the better on top."""
+    """The settings of the complete trials as lines, coloured by objective, the better on top; the
+    best is dashed in red. At the ends of an axis are the bounds of its range."""
     results, ranges = search_results(run), parameters(run)
     ranked = results.measured()
     if len(ranked) < 2 or not ranges:
         return None
-    figure, axes = plots.figure_and_axes((max(8, 0.9 * len(ranges)), 5.5))
+    figure, axes = plots.figure_and_axes((1.5 + 1.1 * len(ranges), 4.5))
     positions = np.column_stack([_position(ranked[path], kind) for path, kind in ranges.items()])
     lines = [np.column_stack([range(len(ranges)), line]) for line in positions[::-1]]
     drawn = LineCollection(lines, array=ranked[results.objective][::-1], cmap="viridis", alpha=0.7)
     axes.add_collection(drawn)
-    figure.colorbar(drawn, ax=axes, label=results.objective, pad=0.01)
-    labels = [f"{path.rpartition('.')[2]}\n{_bound(kind, 0)}" for path, kind in ranges.items()]
-    axes.set_xticks(range(len(ranges)), labels, rotation=60, ha="right")
-    for place, kind in enumerate(ranges.values()):
-        axes.text(place, 1.02, _bound(kind, -1), ha="left", va="bottom", rotation=60, fontsize=8)
-    axes.set(xlim=(-0.2, len(ranges) - 0.8), ylim=(-0.02, 1.02), yticks=[])
-    plots.add_note(
-        figure, f"{len(ranked)} complete trials; at each axis' ends the bounds of its range"
-    )
+    best = f"best, trial {spoken(ranked.iloc[0])}"
+    axes.plot(positions[0], "o--", color=COLOURS["high_lr"], linewidth=2.5, label=best)
+    figure.colorbar(drawn, ax=axes, label=_label(results.objective), pad=0.01)
+    names = [path.rpartition(".")[2].replace("_", "\n") for path in ranges]
+    lowest, highest = ([_bound(kind, end) for kind in ranges.values()] for end in (0, -1))
+    axes.set_xticks(range(len(ranges)), map("{}\n\n{}".format, lowest, names))
+    for place, text in enumerate(highest):
+        axes.text(place, 1.03, text, ha="center", va="bottom")
+    axes.set(xlim=(-0.4, len(ranges) - 0.6), ylim=(-0.02, 1.02), yticks=[])
+    plots.add_legend(figure, axes)
     return figure
 
 
@@ -117,21 +125,22 @@ def slices(run: Run) -> Figure | None:
     if complete.empty or not ranges:
         return None
     rows = -(-len(ranges) // _SLICES_A_ROW)
-    figure, _ = plots.figure_and_axes((14, 2.8 * rows), rows, _SLICES_A_ROW)
+    figure, _ = plots.figure_and_axes((12, 2.6 * rows), rows, _SLICES_A_ROW)
     number = complete["configuration"].astype(int)
     order = ScalarMappable(Normalize(number.min(), number.max()), "viridis_r")
     for axes, (path, kind) in zip(figure.axes, ranges.items(), strict=False):
         values = complete[path]
-        if isinstance(kind, CategoricalDistribution):
+        if hasattr(kind, "choices"):
             values = values.astype(str)
         axes.scatter(values, complete[results.objective], c=order.to_rgba(number), s=16)
-        axes.set(xlabel=path, ylabel=results.objective)
+        axes.set(xlabel=path)
         if getattr(kind, "log", False):
             plots.plain_log(axes.xaxis)
             axes.xaxis.set_minor_locator(LogLocator(subs=(3,)))  # there is no room for more labels
     for axes in figure.axes[len(ranges) :]:
         axes.remove()
     figure.colorbar(order, ax=figure.axes, label="trial", pad=0.01)
+    figure.supylabel(_label(results.objective))
     return figure
 
 
@@ -142,48 +151,50 @@ def pareto_front(run: Run) -> Figure | None:
     pairs = list(combinations(results.objectives, 2))
     if not pairs or complete.empty:
         return None
-    figure, _ = plots.figure_and_axes((7 * len(pairs), 5), 1, len(pairs))
+    figure, _ = plots.figure_and_axes((plots.SINGLE * len(pairs), 4.2), 1, len(pairs))
     for axes, pair in zip(figure.axes, pairs, strict=True):
         _draw_trials(axes, results, complete, *pair)
         objectives = {name: results.objectives[name] for name in pair}
         front = non_dominated(complete, objectives).sort_values(pair[0])
         axes.plot(front[pair[0]], front[pair[1]], color=BEST_COLOUR, zorder=1, label="front")
-        axes.set(xlabel=pair[0], ylabel=pair[1])
+        axes.set(xlabel=_label(pair[0]), ylabel=_label(pair[1]))
     plots.add_legend(figure, figure.axes[0])
     return figure
 
 
 def fresh_seeds(run: Run) -> Figure | None:
-    """The best trials and the best of the six, trained again with seeds the search had not used.
+    """How the best trials differ from the best of the six, with seeds that the search had not used.
 
-    Dots are seeds; bars are means with their 95 % intervals.
+    Small dots are seeds, less the mean of the best of the six.
     """
     results = search_results(run)
-    fresh: Any = results.fresh.loc[results.fresh["status"] == Status.COMPLETE]
-    fresh = fresh.dropna(subset=[results.objective])
-    if fresh.empty:
+    compared: Any = seed_comparison(results)
+    if compared.empty:
         return None
-    by_trial = fresh.groupby("configuration")[results.objective]
-    means: Any = mean_intervals(by_trial).sort_values("mean")
-    origins = fresh.drop_duplicates("configuration").set_index("configuration")["origin"]
-    figure, axes = plots.figure_and_axes((7, 1.6 + 0.5 * len(means)))
-    for place, row in enumerate(means.itertuples()):
-        colour = COLOURS.get(origins[row.Index], PROPOSED_COLOUR)
-        values = fresh.loc[fresh["configuration"] == row.Index, results.objective]
-        axes.plot(values, [place] * len(values), "o", color=colour, alpha=0.6)
-        half = None if row.n == 1 else row.high - row.mean
-        axes.errorbar(row.mean, place, xerr=half, fmt="|", color=colour, capsize=4, markersize=14)
-    labels = [f"{name} {origins[name]} (n = {n})" for name, n in means["n"].items()]
-    axes.set_yticks(range(len(means)), labels)
-    axes.invert_yaxis()
-    axes.margins(y=0.2)
-    axes.set(xlabel=results.objective)
+    figure, axes = plots.figure_and_axes((plots.SINGLE, 1.5 + 0.45 * len(compared)))
+    axes.axvline(0, color=plots.NOTE_COLOUR, linewidth=1)
+    origins = results.searched.set_index("configuration")["origin"]
+    names = [f"{name} {origins[name]} (n = {n})" for name, n in compared[["trial", "n"]].to_numpy()]
+    middle, low, high = (compared[name] for name in ("difference", "low", "high"))
+    plots.draw_intervals(axes, names, middle, low, high)
+    reference = compared.loc[compared["difference"].isna(), "mean"].item()
+    fresh: Any = results.fresh.loc[results.fresh["status"] == Status.COMPLETE]
+    for place, name in enumerate(compared["trial"].astype(str)):
+        seeds = fresh.loc[fresh["configuration"] == name, results.objective] - reference
+        colour = COLOURS.get(str(origins[name]), PROPOSED_COLOUR)
+        axes.plot(seeds, [place + 0.18] * len(seeds), "o", color=colour, alpha=0.7, markersize=4)
+    axes.set(xlabel=f"{_label(results.objective)}, less the best of the six")
+    plots.add_note(figure, f"small dots: seeds; bars: {CORRECTION}")
     return figure
+
+
+def _label(objective: str) -> str:
+    return COLUMNS[objective].header
 
 
 def _position(values: pd.Series, kind: Any) -> Any:
     """The places of these values on an axis from 0 to 1."""
-    if isinstance(kind, CategoricalDistribution):
+    if hasattr(kind, "choices"):
         return values.map(kind.choices.index) / (len(kind.choices) - 1)
     scale = np.log if getattr(kind, "log", False) else np.asarray
     low, high = scale(kind.low), scale(kind.high)
@@ -192,9 +203,9 @@ def _position(values: pd.Series, kind: Any) -> Any:
 
 def _bound(kind: Any, end: int) -> str:
     """The lowest (0) or the highest (-1) value of a range, or the choice at that end."""
-    if isinstance(kind, CategoricalDistribution):
+    if hasattr(kind, "choices"):
         return str(kind.choices[end])
-    return f"{(kind.low, kind.high)[end]:g}"
+    return plots.plain_number((kind.low, kind.high)[end])
 
 
 def _draw_history(axes: Axes, results: SearchResults, objective: str) -> None:

@@ -13,6 +13,10 @@ from quarterhour.tune.foreign import read_json
 from quarterhour.tune.run_folder import CONFIG, TOKENS_PER_SECOND, TRIAL, Status, setting_place
 
 SPENT = ("step", "tokens", "flops", "seconds")
+CORRECTION = "Welch's intervals, 95 % for all comparisons together (Bonferroni)"
+CHOSEN = (
+    "The best of the six was itself chosen by one seed: another of the six may be better on average"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +133,9 @@ def seed_comparison(results: SearchResults) -> pd.DataFrame:
     """The best trials against the best of the six, each trained again with fresh seeds.
 
     One row a candidate: the mean of the objective over its `n` fresh seeds, the difference from the
-    best of the six with its interval (Welch; 95 % for all candidates together, Bonferroni), and the
-    verdict. Results with the search's own seed are left out: the candidates were chosen by them.
+    best of the six with its interval, which has the `CORRECTION`, and the verdict: "borderline" is
+    what only the interval of this pair alone tells from seed noise. Results with the search's own
+    seed are left out: the candidates were chosen by them.
     """
     complete = results.fresh.loc[results.fresh["status"] == Status.COMPLETE]
     values: dict[Any, Any] = dict([*complete.groupby("configuration")[results.objective]])
@@ -149,11 +154,19 @@ def seed_comparison(results: SearchResults) -> pd.DataFrame:
 
 
 def _difference(own: Any, against: Any, tests: int, minimize: bool) -> dict[str, Any]:
-    compared = welch(own.to_list(), against.to_list(), 1 - (1 - CONFIDENCE) / tests)
+    pair = own.to_list(), against.to_list()
+    alone, compared = welch(*pair), welch(*pair, 1 - (1 - CONFIDENCE) / tests)
     if pd.isna(compared["low"]):
         verdict = unjudged(len(own), len(against))
-    elif compared["low"] * compared["high"] <= 0:
+    elif alone["low"] * alone["high"] <= 0:
         verdict = "within seed noise"
+    elif compared["low"] * compared["high"] <= 0:
+        verdict = "borderline"
     else:
         verdict = "better" if (compared["high"] < 0) == minimize else "worse"
     return {**compared, "verdict": verdict}
+
+
+def spoken(trial: pd.Series) -> str:
+    """A trial's number and who asked for it, as in "0001 high_lr"."""
+    return f"{trial['configuration']} {trial['origin']}"

@@ -18,8 +18,7 @@ SEARCH = Section[Run](
     },
     figures={
         "history": ("Optimisation history", figures.optimisation_history),
-        "fresh_seeds": ("Fresh seeds", figures.fresh_seeds),
-        "importances": ("Parameter importances", figures.importance_bars),
+        "importances": ("Parameter importances", figures.importance_intervals),
         "slices": ("Slices", figures.slices),
         "parallel": ("Parallel coordinates", figures.parallel_coordinates),
         "learning_curves": ("Learning curves", figures.learning_curves),

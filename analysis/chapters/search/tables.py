@@ -1,22 +1,29 @@
 """Tables of a search: how its trials ended, its best, what they are worth, and what decides."""
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import optuna
 import pandas as pd
-from optuna import distributions
-from optuna.distributions import BaseDistribution
 
+from quarterhour.analysis import formats
 from quarterhour.analysis.chapters.search import results as search
 from quarterhour.analysis.chapters.search.results import search_results
 from quarterhour.analysis.runs import Run
+from quarterhour.analysis.sections import Table
+from quarterhour.analysis.statistics import resampled_interval
+
+if TYPE_CHECKING:  # a grid's report needs no optuna
+    import optuna
+    from optuna.distributions import BaseDistribution
 
 SHOWN = 10
 SHOWN_COMMANDS = 3
+MIN_PROPOSALS = 20
+CONFOUNDED = 0.8  # rank correlation of two settings from which on they are not told apart
+_HALVES = 16
 _LOG_RATIO = 100  # a range of this ratio or more is drawn and weighed on a log scale
-_TREES = 32  # half of Optuna's number takes half the time
+_TREES = 16
 
 
 def states(run: Run) -> pd.DataFrame:
@@ -51,41 +58,87 @@ def commands(run: Run) -> pd.DataFrame:
     return pd.DataFrame({"command": shown}, dtype=str).rename_axis("trial")
 
 
-def against_the_six(run: Run) -> pd.DataFrame:
+def against_the_six(run: Run) -> Table:
     """The best trials against the best of the six, each trained again with n fresh seeds.
 
-    The difference has a Welch interval, 95 % for all together (Bonferroni). Where it holds 0, the
-    difference is within seed noise.
+    What is within seed noise alone is told from what is borderline: that differs for its own pair,
+    and not when all comparisons are allowed for.
     """
     compared = search.seed_comparison(search_results(run))
-    if compared.empty:
-        return compared
-    return compared.fillna({"verdict": "the best of the six"}).set_index("trial")
+    if not compared.empty:
+        compared = compared.fillna({"verdict": "the best of the six"}).set_index("trial")
+    notes = [f"low to high: {search.CORRECTION}. {search.CHOSEN}."]
+    return Table(frame=compared, cells=formats.texts(compared), notes=notes)
 
 
 @functools.lru_cache(maxsize=1)
 def importances(run: Run) -> pd.DataFrame:
-    """Share of the objective's variance that each setting explains, by fANOVA on complete trials.
+    """Share of the objective's variance that each setting explains, by fANOVA on the complete
+    trials that the sampler proposed: the six share values that no proposal has. `low` to `high` is
+    its 95 % interval, from halves of the trials. Settings that rise and fall together cannot be
+    told apart, and are left out. The dashboard's shares are others: PED-ANOVA, on all complete
+    trials, of what makes a trial one of the best tenth.
 
-    `trials` is how many trials it rests on; with about as few as there are settings, it says
-    little. Conditional settings count with their default where they do not apply.
+    Conditional settings count with their default where they do not apply. Empty where `too_few`.
     """
+    if too_few(run) or not (settings := weighed(run)):
+        return pd.DataFrame()
+    results, trials = search_results(run), proposed(run)
+    ranges = {path: kind for path, kind in parameters(run).items() if path in settings}
+    rng = np.random.default_rng(0)
+    orders = [rng.permutation(len(trials)) for _ in range(_HALVES // 2)]
+    halves = [trials.iloc[half] for order in orders for half in np.array_split(order, 2)]
+    rows: list[dict[str, Any]] = []
+    for objective in results.objectives:
+        shares = _shares(trials, objective, ranges)
+        again = pd.DataFrame(_shares(half, objective, ranges) for half in halves).fillna(0)
+        for setting, share in shares.items():
+            _, _, *bounds = resampled_interval(share, again[setting].to_list())
+            low, high = np.clip(bounds, 0, 1)
+            figures = {"share": share, "low": low, "high": high}
+            rows.append({"objective": objective, "setting": setting} | figures)
+    return pd.DataFrame(rows)
+
+
+def _shares(trials: Any, objective: str, ranges: dict[str, "BaseDistribution"]) -> dict[str, float]:
+    """fANOVA's shares of the settings, the largest first; none where the objective is constant."""
     # A search's alone, and slow to import: it has scikit-learn with it.
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
-    results, ranges = search_results(run), parameters(run)
-    complete = results.measured()
-    study = _study(complete, results.objectives, ranges)
-    shares: dict[str, dict[str, float]] = {}
-    for number, objective in enumerate(results.objectives):
-        shares[objective] = dict.fromkeys(ranges, float("nan"))
-        if complete[objective].nunique() > 1:
-            shares[objective] = get_param_importances(
-                study,
-                evaluator=FanovaImportanceEvaluator(n_trees=_TREES, seed=0),
-                target=lambda trial, number=number: trial.values[number],
-            )
-    return pd.DataFrame(shares).rename_axis("setting").assign(trials=len(complete))
+    if trials[objective].nunique() < 2:
+        return {}
+    evaluator = FanovaImportanceEvaluator(n_trees=_TREES, seed=0)
+    return get_param_importances(
+        _study(trials, {objective: "minimize"}, ranges), evaluator=evaluator
+    )
+
+
+def proposed(run: Run) -> pd.DataFrame:
+    """The complete trials that the sampler proposed, in their order."""
+    results = search_results(run)
+    trials = results.measured().sort_values("configuration")
+    return trials.loc[~trials["origin"].isin(results.reference)]
+
+
+def too_few(run: Run) -> str:
+    """Why importances cannot be told, or "" where they can."""
+    n = len(proposed(run))
+    if n >= MIN_PROPOSALS:
+        return ""
+    return (
+        f"Which setting decides cannot be told from {n} complete proposals: at least"
+        f" {MIN_PROPOSALS} are needed. The same command with larger --trials trains more."
+    )
+
+
+def weighed(run: Run) -> list[str]:
+    """The settings whose importance can be told: they differ, and not along with another."""
+    ranges = parameters(run)
+    trials = proposed(run).reindex(columns=list(ranges))
+    differ = trials.loc[:, trials.nunique() > 1]
+    ranks = differ.apply(lambda values: pd.factorize(values, sort=True)[0])
+    ties = ranks.corr("spearman").abs() - np.eye(len(ranks.columns))
+    return [str(path) for path in ties if ties[path].max() < CONFOUNDED]
 
 
 def front(run: Run) -> pd.DataFrame:
@@ -101,7 +154,7 @@ def non_dominated(trials: pd.DataFrame, objectives: dict[str, str]) -> pd.DataFr
     return trials.iloc[[trial.number for trial in best]]
 
 
-def parameters(run: Run) -> dict[str, BaseDistribution]:
+def parameters(run: Run) -> dict[str, "BaseDistribution"]:
     """What the search ranges over, by dotted name: settings in which complete trials differ.
 
     One that is an earlier one times a constant, as d_ff is of d_model, is left out.
@@ -119,9 +172,11 @@ def parameters(run: Run) -> dict[str, BaseDistribution]:
 
 
 def _study(
-    trials: pd.DataFrame, objectives: dict[str, str], ranges: dict[str, BaseDistribution]
-) -> optuna.Study:
+    trials: pd.DataFrame, objectives: dict[str, str], ranges: dict[str, "BaseDistribution"]
+) -> "optuna.Study":
     """The complete trials as a study in memory, in their order."""
+    import optuna  # a search's alone
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     directions: Any = [*objectives.values()]
     study = optuna.create_study(directions=directions)
@@ -139,8 +194,10 @@ def _is_multiple(known: Any, path: Any, other: Any) -> bool:
     return bool(np.allclose(ratios, ratios.iloc[0]))
 
 
-def _distribution(values: list[Any]) -> BaseDistribution:
+def _distribution(values: list[Any]) -> "BaseDistribution":
     """The range or the choices that these values span."""
+    from optuna import distributions
+
     if any(isinstance(value, str | bool) for value in values):
         return distributions.CategoricalDistribution(sorted(values))
     low, high = min(values), max(values)

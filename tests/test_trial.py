@@ -21,7 +21,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from quarterhour.data.batches import Batches
 from quarterhour.data.tokens import TokenData
 from quarterhour.model.sampling import PROMPTS
-from quarterhour.tune.ledger import read_result
 from quarterhour.tune.run_folder import Status
 from quarterhour.tune.run_reader import read_rows
 from quarterhour.tune.training.memory import TOKEN_BYTES
@@ -56,13 +55,6 @@ def test_windows_tile_the_run_and_evaluations_are_where_the_reference_has_them(f
     for row in rows:
         assert ("eval_loss" in row) == (row["step"] in evaluated)
         assert ("heldout_loss" in row) == (row["step"] in {*evaluated, 5, 10, 15, 20})
-
-
-def test_the_speed_of_a_trial_is_the_median_of_its_windows(finished: Path):
-    rows, result = read_rows(finished), read_result(finished)
-    assert result
-    speeds = [row["tokens_per_second"] for row in rows]
-    assert result.metrics == rows[-1] | {"tokens_per_second": np.median(speeds)}
 
 
 def test_rows_are_consistent(finished: Path, tokens: TokenData):

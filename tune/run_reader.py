@@ -7,8 +7,7 @@ import fcntl
 import json
 import os
 import re
-import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
 from itertools import pairwise
@@ -43,7 +42,6 @@ from quarterhour.tune.run_folder import (
     PROVENANCE,
     RESULT,
     SAMPLES,
-    TOKENS_PER_SECOND,
     Row,
     Status,
 )
@@ -240,13 +238,6 @@ def read_rows(folder: Path, having: str = "") -> list[Row]:
     except (ValueError, RecursionError):
         pass
     return _read_lines(path, lines)
-
-
-def last_row(rows: Sequence[Row]) -> Row:
-    """What a trial has come to: its last row, with the median speed of all, since any window may
-    have been disturbed."""
-    speeds = [row[TOKENS_PER_SECOND] for row in rows if row.get(TOKENS_PER_SECOND)]
-    return {**rows[-1], **({TOKENS_PER_SECOND: statistics.median(speeds)} if speeds else {})}
 
 
 def _is_row(value: Any) -> bool:

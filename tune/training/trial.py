@@ -23,7 +23,7 @@ from quarterhour.tune.run_folder import (
     Row,
     Status,
 )
-from quarterhour.tune.run_reader import last_row, provenance, read_rows
+from quarterhour.tune.run_reader import provenance, read_rows
 from quarterhour.tune.training.checkpoint import Checkpoints
 from quarterhour.tune.training.evaluation import (
     Sample,
@@ -190,7 +190,7 @@ class Trial:
         self._save(recorder)
         self.checkpoints.drop_previous()
         recorder.write_ending(Status.COMPLETE)
-        self.spec.write_result(Status.COMPLETE, last_row(read_rows(self.spec.folder)))
+        self.spec.write_result(Status.COMPLETE, row)
 
 
 def train_batches(

@@ -65,7 +65,7 @@ def search_results(run: Run) -> SearchResults:
     if not run.rows.empty:
         rows = run.rows.groupby(TRIAL, as_index=False)
         last = rows.last()
-        if TOKENS_PER_SECOND in last:  # as `run_folder.last_row` has it
+        if TOKENS_PER_SECOND in last:  # any window may have been disturbed
             last[TOKENS_PER_SECOND] = rows[TOKENS_PER_SECOND].median()[TOKENS_PER_SECOND]
         trials = trials.merge(last, how="left", on=TRIAL)
     columns = dict.fromkeys([*trials, "adopted_from", *search["objectives"], *SPENT])

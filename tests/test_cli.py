@@ -96,6 +96,16 @@ def test_bad_input_ends_in_one_line_and_exit_code_2_before_anything_trains(
     assert not list(tmp_path.rglob("metrics.jsonl"))
 
 
+@pytest.mark.parametrize(
+    "empty",
+    [["--corpus", ""], ["--corpus="], ["--name", ""], ["--runs", ""], ["--tokenizer="], [""]],
+)
+def test_an_empty_argument_is_refused(empty: list[str], quarterhour: Quarterhour):
+    code, _, errors = quarterhour("run", "baseline", *empty)
+    assert code == 2
+    assert errors == "quarterhour: an argument is empty: leave it out, or give it a value\n"
+
+
 @pytest.mark.parametrize("option", ["--runs", "--name"])
 def test_a_path_that_is_no_text_is_refused(option: str, quarterhour: Quarterhour):
     code, _, errors = quarterhour("run", "baseline", option, os.fsdecode(b"caf\xe9"))

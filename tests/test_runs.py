@@ -290,3 +290,22 @@ def test_an_experiment_that_lacks_a_name_or_has_another_kind_is_named(
     file.write_text(json.dumps(json.loads(file.read_text()) | {name: value}))
     with pytest.raises(ValueError, match=rf"experiment\.json cannot be read \({name}"):
         load_run(run)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fault"),
+    [
+        ("resources", 3, "resources holds a int"),
+        ("resources", {"concurrency": "x"}, "concurrency holds a str"),
+        ("resources", {"cluster": 3}, "cluster holds a int"),
+        ("domains", {"optim.beta1": [{}]}, "optim.beta1 0 holds a dict"),
+        ("data", {"heldout_lost_share": "x"}, "heldout_lost_share holds a str"),
+        ("resolved", {"a": {"budget": {}, "model": 3}}, "steps is missing"),
+    ],
+)
+def test_a_part_of_an_experiment_that_is_of_another_kind_is_named(
+    tmp_path: Path, name: str, value: object, fault: str
+):
+    run = write_experiment(tmp_path / "run", ["a"], **{name: value})
+    with pytest.raises(ValueError, match=rf"experiment\.json cannot be read \({fault}"):
+        load_run(run)

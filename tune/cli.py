@@ -1,6 +1,7 @@
 """The command line's entry point: all commands, and one line for bad input."""
 
 import io
+import re
 import signal
 import sys
 from typing import Any
@@ -46,6 +47,9 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # not every terminal can show every character
     try:
+        # Of a variable that is not set: many an option would have its default, or mean the folder.
+        if any(re.fullmatch("(--[a-z-]+=)?", argument) for argument in sys.argv[1:]):
+            raise typer.TyperException("an argument is empty: leave it out, or give it a value")
         sys.exit(app(standalone_mode=False))
     except typer.TyperException as error:
         print(f"quarterhour: {plain(error.format_message())}", file=sys.stderr)

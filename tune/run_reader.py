@@ -50,7 +50,10 @@ _BEGAN = re.compile(r"events\.out\.tfevents\.([0-9]{1,10})\.")
 
 # What a file must hold, as `misfit` reads it.
 _POINT_KIND = {
-    "budget": {"steps": int, "report_every": int, "eval_every": int, "max_steps": (int, NoneType)}
+    "budget": {"steps": int, "report_every": int, "eval_every": int, "max_steps": (int, NoneType)},
+    "model": (dict, NoneType),
+    "optim": (dict, NoneType),
+    "data": (dict, NoneType),
 }
 _CONFIG_KIND = {
     "key": str,
@@ -78,12 +81,15 @@ _EXPERIMENT_KIND = {
     "profile": (str, NoneType),
     "configurations": ([str], NoneType),
     "seeds": ([int], NoneType),
-    "data": (dict, NoneType),
-    "domains": (dict, NoneType),
-    "resources": ({"concurrency": (int, NoneType)}, NoneType),
+    "data": ({"heldout_lost_share": (float, int, NoneType)}, NoneType),
+    "domains": ({ANY: [(float, int, bool, str)]}, NoneType),
+    "resources": (
+        {"concurrency": (int, NoneType), "cluster": ({"machines": [str]}, NoneType)},
+        NoneType,
+    ),
     "resolved": ({ANY: _POINT_KIND}, NoneType),
     "search": (
-        {"objectives": dict, "seed": int, "space": str, "budget": str, "scheduler": str},
+        {"objectives": {ANY: str}, "seed": int, "space": str, "budget": str, "scheduler": str},
         NoneType,
     ),
 }

@@ -124,7 +124,7 @@ def rerun_command(run: Run, trial_folder: Path) -> str:
     }
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     for path, value in config.items():
-        if value is not None and (value != baseline[path] or path.startswith("budget.")):
+        if value is not None and (value != baseline.get(path) or path.startswith("budget.")):
             words += ["--set", f"{path}={value}"]
     return shlex.join(["quarterhour", "run", "baseline", *words])
 

@@ -94,24 +94,23 @@ def cells_table(cells: pd.DataFrame) -> Group:
     """The cells that can be judged, and how many cannot for which reason."""
     judged = cells.loc[cells["status"] != Verdict.NOT_COMPARABLE]
     judged = judged.loc[~judged["setting"]]
-    table = _columns(
-        ("table", "configuration", "measure", "verdict", "paper", "ours", "interval", "n"),
-        [_judged_row(cell) for cell in judged.to_dict("records")],
-        right=("paper", "ours", "interval", "n"),
-    )
+    shown: list[RenderableType] = []
+    for (name, column), of_column in judged.groupby(["table", "column"], sort=False):
+        title = Text(f"Table {_NUMBERS[name]} · {TABLE_COLUMNS[column].header}", style="bold")
+        rows = [_judged_row(cell) for cell in of_column.to_dict("records")]
+        headers = ("configuration", "verdict", "paper", "ours", "interval", "n")
+        shown += [title, _Wide(_columns(headers, rows, right=headers[2:]))]
     tolerances = [tolerance for tolerance in judged["tolerance"].unique() if tolerance]
     legend = Text(f"interval: {'; '.join(tolerances)}. DRIFT: within twice its width.\n")
-    shown = [_Wide(table)] * bool(len(judged)) + [legend] * bool(tolerances)
-    return Group(*shown, _reasons(cells))
+    return Group(*shown, *[legend] * bool(tolerances), _reasons(cells))
 
 
 def _judged_row(cell: Mapping[Any, Any]) -> tuple[str | Text, ...]:
-    column = TABLE_COLUMNS[cell["column"]]
+    decimals = TABLE_COLUMNS[cell["column"]].decimals
     figures = (cell[name] for name in ("published", "ours", "low", "high"))
-    paper, ours, low, high = (_figure(figure, column.decimals) for figure in figures)
-    place = (_NUMBERS[cell["table"]], cell["configuration"], column.header)
-    interval = low and f"[{low}, {high}]"
-    return *place, _coloured(cell["status"]), paper, ours, interval, str(cell["n"])
+    paper, ours, low, high = (_figure(figure, decimals) for figure in figures)
+    verdict, interval = _coloured(cell["status"]), low and f"[{low}, {high}]"
+    return cell["configuration"], verdict, paper, ours, interval, str(cell["n"])
 
 
 def _columns(
@@ -134,11 +133,11 @@ def orderings_table(orderings: pd.DataFrame) -> RenderableType:
     for order, best in zip(claims[::2], claims[1::2], strict=True):
         name, column = order["table"], order["column"]
         rho, low, high = (_figure(order[bound], ".2f") for bound in ("correlation", "low", "high"))
-        ranked_by = f"{_NUMBERS[name]} {TABLE_COLUMNS[column].header}"
+        ranked_by = f"{_NUMBERS[name]} {TABLE_COLUMNS[column].header}".replace(", ", ",\n  ")
         verdicts = (_coloured(claim["status"]) for claim in (best, order))
         bests = (best["published"], best["ours"])
         rows.append((ranked_by, *verdicts, *bests, rho and f"{rho} [{low}, {high}]"))
-    headers = ("\nranked by", "best:\nverdict", "order:\nverdict", "best:\npaper", "\nours")
+    headers = ("ranked by", "best:\nverdict", "order:\nverdict", "best:\npaper", "ours")
     return _Wide(_columns((*headers, correlation), rows, right=(correlation,)))
 
 

@@ -274,7 +274,7 @@ def test_what_a_reader_has_to_know_first(tmp_path: Path):
     ]
     assert remarks(load_run(write_grid(tmp_path / "six", seeds=2))) == []
     search = load_run(write_search(tmp_path / "search", 12, fresh=True))
-    assert remarks(search) == ["Trials: 20 COMPLETE, 1 PRUNED (9 of them with fresh seeds)."]
+    assert remarks(search) == ["Trials: 20 COMPLETE, 1 PRUNED; 9 of them with fresh seeds."]
 
 
 def test_cells_are_written_to_be_read():
@@ -557,7 +557,7 @@ def test_each_trial_tells_where_it_was_trained(tmp_path: Path):
         told = {"versions": {"torch": torch}, "git_commit": "abc", "hardware": {"cores": 2}}
         config.write_text(json.dumps(json.loads(config.read_text()) | {"provenance": [told]}))
     facts = provenance(load_run(run))["value"]
-    assert facts["versions"] == "torch 1 (a/0); torch 2 (b/0, c/0)"
+    assert facts["versions"] == "torch 1 (a seed 0); torch 2 (b seed 0, c seed 0)"
     assert (facts["git commit"], facts["hardware"]) == ("abc", "cores 2")
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 from made_up import write_search
 
-from quarterhour.analysis.chapters.run import provenance, remarks
+from quarterhour.analysis.chapters.run import provenance
 from quarterhour.analysis.chapters.search.results import search_results, seed_comparison
 from quarterhour.analysis.runs import load_run
 
@@ -29,9 +29,8 @@ def test_the_speed_of_a_trial_is_the_median_of_its_windows(tmp_path: Path):
 
 def test_counts_say_that_fresh_seeds_are_among_them(tmp_path: Path):
     with_fresh = load_run(write_search(tmp_path / "run", 8, fresh=True))
-    assert remarks(with_fresh)[0] == "Trials: 17 COMPLETE; 9 of them with fresh seeds."
     facts = provenance(with_fresh)["value"]
     assert facts["trials"] == "17 COMPLETE; 9 of them with fresh seeds"
     assert "space hash" not in facts
     without = load_run(write_search(tmp_path / "without", 8))
-    assert remarks(without)[0] == "Trials: 8 COMPLETE."
+    assert provenance(without)["value"]["trials"] == "8 COMPLETE"

@@ -68,7 +68,7 @@ def test_wide_tables_break_into_parts_that_have_the_first_column(
         assert max(map(len, text.splitlines())) <= width
         assert "…" not in text
     orderings = text_of(orderings_table(verify_orderings(run)), width=width)
-    assert orderings.count("ranked by") == orderings.count("2 train loss") == parts
+    assert orderings.count("ranked by") == orderings.count("2 training loss,") == parts
 
 
 def test_what_a_search_has_come_to_is_said_first_and_its_settings_in_their_order(

@@ -39,7 +39,7 @@ def test_a_search_says_its_best_against_the_best_of_the_six(tmp_path: Path):
     assert "(Welch's intervals, 95 % for all comparisons together (Bonferroni))" in fresh
     assert "The best of the six was itself chosen by one seed" in fresh
     assert "cannot be told from 5 complete proposals: at least 20 are needed" in decides
-    assert trials == "Trials: 20 COMPLETE, 1 PRUNED (9 of them with fresh seeds)."
+    assert trials == "Trials: 20 COMPLETE, 1 PRUNED; 9 of them with fresh seeds."
     assert outcome(run)
 
 

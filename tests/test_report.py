@@ -281,7 +281,7 @@ def test_what_a_reader_has_to_know_first(tmp_path: Path):
     ]
     assert remarks(load_run(write_grid(tmp_path / "six", seeds=2))) == []
     search = load_run(write_search(tmp_path / "search", 12, fresh=True))
-    assert remarks(search) == ["Trials: 20 COMPLETE, 1 PRUNED (9 of them with fresh seeds)."]
+    assert remarks(search) == ["Trials: 20 COMPLETE, 1 PRUNED; 9 of them with fresh seeds."]
 
 
 def test_cells_are_written_to_be_read():

@@ -251,6 +251,13 @@ def test_a_label_stands_for_one_number_in_all_tables(tmp_path: Path):
     assert {*labels, "loss, leaky validation, study's last"} <= {*values}
 
 
+def test_several_seeds_have_labels_and_known_correlations_alone(report: Path):
+    text = (report / "tables/six/seed_intervals.md").read_text()
+    assert "training loss, last step" in text
+    assert "train_loss_last" not in text
+    assert "nan" not in (report / "tables/six/verify_orderings.md").read_text()
+
+
 def test_one_seed_has_one_sentence_in_place_of_intervals(tmp_path: Path):
     write_report([load_run(write_grid(tmp_path / "six"))], tmp_path / "report")
     page = Page((tmp_path / "report/report.html").read_text(encoding="utf-8"))

@@ -4,11 +4,19 @@ from typing import Any
 
 import pandas as pd
 
+from quarterhour.analysis import formats
+from quarterhour.analysis.chapters.paper.comparison import TABLE_COLUMNS
 from quarterhour.analysis.measures import counted_trials, final_rows, summarise
 from quarterhour.analysis.runs import Run
-from quarterhour.analysis.sections import Section, compares_configurations
+from quarterhour.analysis.sections import Section, Table, compares_configurations
 from quarterhour.analysis.statistics import mean_interval, pairwise_differences
-from quarterhour.tune.run_folder import HELDOUT_LOSS, TOKENS_PER_SECOND, TRIAL, TRIALS_ON_DEVICE
+from quarterhour.tune.run_folder import (
+    COLUMNS,
+    HELDOUT_LOSS,
+    TOKENS_PER_SECOND,
+    TRIAL,
+    TRIALS_ON_DEVICE,
+)
 
 MEASURES = [
     *("train_loss_last", "study_eval_loss", HELDOUT_LOSS, "accuracy", "final_top5"),
@@ -59,9 +67,20 @@ def seed_intervals(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+def intervals_table(run: Run) -> Table:
+    """Each measure of each configuration: the mean of n seeds and its 95 % interval."""
+    table = seed_intervals(run)
+    labels = {name: column.header for name, column in COLUMNS.items()}
+    labels |= {name: column.header for name, column in TABLE_COLUMNS.items()}
+    labels["top5_accuracy"] = TABLE_COLUMNS["final_top5"].header
+    cells = formats.texts(table.assign(measure=table["measure"].replace(labels)))
+    return Table(frame=table, cells=cells)
+
+
 def pairwise(run: Run) -> pd.DataFrame:
-    """Every pair of configurations by held-out loss, as `statistics.pairwise_differences` judges
-    it; of a search, only those that were trained with several seeds."""
+    """Every pair of configurations by held-out loss; of a search, those with several seeds. From
+    `low` to `high` is Welch's interval for this pair alone; `p_holm`, and the verdict by it, allow
+    for all pairs (Holm)."""
     measures = trial_measures(run).dropna(subset=[HELDOUT_LOSS])
     losses = measures.groupby("configuration", sort=False)[HELDOUT_LOSS]
     groups = {str(name): of_seeds.to_list() for name, of_seeds in losses}
@@ -76,7 +95,7 @@ SECTION = Section[Run](
     applies=compares_configurations,
     lacks=lacks_seeds,
     tables={
-        "seed_intervals": ("Means and intervals", seed_intervals),
+        "seed_intervals": ("Means and intervals", intervals_table),
         "pairwise": ("Every pair", pairwise),
     },
 )

@@ -257,6 +257,8 @@ def orderings_table(run: Run) -> Table:
         "best": [*best["status"]],
         "rank correlation": [
             f"{row.correlation:.2f} [{row.low:.2f}, {row.high:.2f}] over {row.n}"
+            if pd.notna(row.correlation)
+            else formats.MISSING
             for row in order.itertuples()
         ],
         "best, paper": [*best["published"]],

@@ -95,8 +95,9 @@ def bad_input(written_by: str | None = "--runs") -> Generator[None]:
 
 def _fault(error: Exception, folder: Path | None = None) -> str:
     """An error in one line; one of the system by its file, or by a folder if it has none."""
-    place = isinstance(error, OSError) and (error.filename or folder)
-    return f"{place}: {error.strerror or error}" if place else str(error)
+    if isinstance(error, OSError) and (place := error.filename or folder):
+        return f"{place}: {error.strerror or error}"
+    return str(error)
 
 
 def _advice(path: str, written_by: str | None) -> str:

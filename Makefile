@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: grid test lint check
+.PHONY: grid test lint check test-lowest test-newest
 grid: $(INSTALLED)
 	$(BIN)/quarterhour grid
 
@@ -18,6 +18,16 @@ lint: $(INSTALLED)
 
 check: lint
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
+
+# The fast tests with the lowest versions that pyproject.toml allows, and with the newest that pip
+# finds; warnings are shown. torch is that of constraints.txt: it takes gigabytes.
+test-lowest test-newest: test-%:
+	$(PYTHON) -m venv --clear .venv-$*
+	grep '^torch==' constraints.txt > .venv-$*/versions.txt
+	[ $* = newest ] || sed -n '/torch/d; s/\[.*\]//; s/^    "\(.*\)>=\(.*\)",$$/\1==\2/p' \
+	    pyproject.toml >> .venv-$*/versions.txt
+	.venv-$*/bin/pip install --quiet --constraint .venv-$*/versions.txt --editable '.[dev]'
+	.venv-$*/bin/pytest -n 2 --dist worksteal -m "not slow" -W default
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

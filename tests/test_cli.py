@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import shutil
@@ -16,7 +17,9 @@ from tiny import exact_rows, write_corpus
 
 import quarterhour.data.corpora
 from quarterhour.tune.cli import main
+from quarterhour.tune.run_folder import Row
 from quarterhour.tune.run_reader import read_rows
+from quarterhour.tune.training.recorder import Recorder
 from quarterhour.tune.training.trainer import Trainer
 
 Quarterhour = Callable[..., tuple[int, str, str]]
@@ -210,6 +213,32 @@ def test_a_run_that_is_stopped_within_a_window_saves_its_state(
     monkeypatch.setattr(Trainer, "train_step", train_step)
     assert quarterhour(*command, "--name", "stopped")[0] == 0
     assert exact_rows(folder) == exact_rows(tmp_path / "other/one/small_model/seed0")
+
+
+def test_a_disk_that_fills_ends_a_run_with_one_line_and_loses_nothing(
+    quarterhour: Quarterhour, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_corpus(tmp_path / "tiny.jsonl")
+    command = ["run", "small_model", "--max-steps", "12", "--corpus", "tiny.jsonl"]
+    assert quarterhour(*command, "--name", "one", "--runs", "other")[0] == 0
+    write = Recorder.write
+
+    def write_until_full(recorder: Recorder, row: Row) -> None:
+        if row["step"] > 5:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(recorder, row)
+
+    monkeypatch.setattr(Recorder, "write", write_until_full)
+    code, _, errors = quarterhour(*command, "--name", "full")
+    assert (code, errors) == (
+        1, "quarterhour: runs/full: No space left on device; the same command goes on\n",
+    )  # fmt: skip
+    monkeypatch.setattr(Recorder, "write", write)
+    assert quarterhour(*command, "--name", "full")[0] == 0
+    folder = "small_model/seed0"
+    assert exact_rows(tmp_path / "runs/full" / folder) == exact_rows(
+        tmp_path / "other/one" / folder
+    )
 
 
 def test_verify_says_when_nothing_is_comparable(quarterhour: Quarterhour, tmp_path: Path):

@@ -33,7 +33,6 @@ from quarterhour.tune.cluster.fit import MAX_FAILURES, FailureCallback, NoTrialS
 from quarterhour.tune.cluster.searcher import PruningScheduler, StateSearcher
 from quarterhour.tune.cluster.trainable import from_param_space, to_param_space
 from quarterhour.tune.ledger import TrialSpec
-from quarterhour.tune.places import ClusterError
 from quarterhour.tune.run_folder import CONFIG, METRICS, RESULT, Status
 
 
@@ -166,14 +165,18 @@ def test_a_trial_whose_process_died_waits_longer_each_time(tmp_path: Path):
     assert result.reason == "its process died, perhaps for want of memory"
 
 
-def test_a_trial_waits_for_a_full_disk_and_an_ending_that_cannot_be_written_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.jsonl")
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_trial_waits_for_a_full_disk(number: int, tmp_path: Path):
+    full = OSError(number, os.strerror(number), "metrics.jsonl")
     callback, trial = FailureCallback(), failed_attempt(tmp_path, full)
     callback.on_trial_start(0, [], trial)
     callback.on_trial_recover(0, [], trial)
     assert trial.config["pause"] > 0
+    assert not from_param_space(trial.config["trial"]).result()
+
+
+def test_what_ends_tune_is_raised_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "result.json")
 
     @contextmanager
     def no_ray(_: object) -> Generator[str]:
@@ -190,7 +193,7 @@ def test_a_trial_waits_for_a_full_disk_and_an_ending_that_cannot_be_written_is_t
     monkeypatch.setattr(ray_tune.Tuner, "__init__", lambda *_, **__: None)
     monkeypatch.setattr(ray_tune, "with_parameters", lambda trainable, **_: trainable)
     nothing: Any = SimpleNamespace(folder=tmp_path)
-    with pytest.raises(ClusterError, match=r"No space left on device: 'metrics.jsonl'$"):
+    with pytest.raises(OSError, match=r"No space left on device: 'result.json'$"):
         fit(nothing, TWO_AT_ONCE, nothing, nothing)
 
 

@@ -30,7 +30,8 @@ from quarterhour.tune.run_folder import ERROR
 
 TOKENS = ".tokens"  # beside the runs of a cluster, whose machines may have no cache in common
 MAX_FAILURES = 2
-PAUSES = (5.0, 30.0)  # seconds before a trial whose process died is tried again
+PAUSES = (5.0, 30.0)  # seconds before a trial that lacked memory or disk is tried again
+DISK_IS_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 
 
 class NoTrialStartsError(RuntimeError):
@@ -88,7 +89,7 @@ class FailureCallback(ray_tune.Callback):
         """Keep what a trial could not write itself; let it wait where memory or disk was short."""
         spec, error = from_param_space(trial.config["trial"]), _last_error(trial)
         died = isinstance(error, RayActorError) and not error.actor_init_failed
-        disk_is_full = os.strerror(errno.ENOSPC) in str(error)
+        disk_is_full = any(text in str(error) for text in DISK_IS_FULL)
         if died or disk_is_full:
             trial.config[PAUSE] = PAUSES[trial.run_metadata.num_failures - 1]
         if died:
@@ -121,8 +122,8 @@ def fit(
 ) -> None:
     """Let Tune run trials until all have ended or it is stopped.
 
-    Raises NoTrialStartsError, and ClusterError where Ray cannot start or has died, or the disk is
-    too full for a result.
+    Raises NoTrialStartsError, ClusterError where Ray cannot start or has died, and OSError where a
+    result cannot be written.
     """
     # A failed trial's traceback is in its folder; its reason is shown.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
@@ -150,16 +151,8 @@ def fit(
         )
         try:
             tuner.fit()
-        except (OSError, ray_tune.TuneError) as error:
-            raise ClusterError(_why(error)) from error
-
-
-def _why(error: BaseException) -> str:
-    """What has ended Tune: what could not be written, or else its own words."""
-    cause: BaseException | None = error
-    while cause and not isinstance(cause, OSError):
-        cause = cause.__cause__ or cause.__context__
-    return str(cause or error).strip().splitlines()[-1]
+        except ray_tune.TuneError as error:
+            raise error.__context__ or error from None  # Tune has put it into words
 
 
 def _last_error(trial: Any) -> Exception:

@@ -88,10 +88,16 @@ def bad_input(written_by: str | None = "--runs") -> Generator[None]:
     except ValueError as error:
         raise typer.TyperException(" ".join(str(error).split())) from error
     except OSError as error:
-        fault = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         raise typer.TyperException(
-            f"{fault}; {_advice(str(error.filename), written_by)}"
+            f"{_fault(error)}; {_advice(str(error.filename), written_by)}"
         ) from error
+
+
+def _fault(error: Exception, folder: Path | None = None) -> str:
+    """An error in one line; one of the system by its file, or by a folder if it has none."""
+    if isinstance(error, OSError) and (place := error.filename or folder):
+        return f"{place}: {error.strerror or error}"
+    return str(error)
 
 
 def _advice(path: str, written_by: str | None) -> str:
@@ -119,7 +125,10 @@ def planned_resources(
 
 @contextmanager
 def opened(experiment: "Experiment") -> Generator[None]:
-    """Hold the experiment's folder. An error on entering it is bad input; a later one is not."""
+    """Hold the experiment's folder. An error on entering it is bad input.
+
+    Later ones of the system, such as a full disk, and of Ray end with one line and exit code 1.
+    """
     from quarterhour.tune.places import ClusterError
 
     with ExitStack() as stack:
@@ -127,6 +136,7 @@ def opened(experiment: "Experiment") -> Generator[None]:
             stack.enter_context(experiment.opened())
         try:
             yield
-        except ClusterError as error:
-            print(f"quarterhour: {error}; the same command goes on", file=sys.stderr)
+        except (ClusterError, OSError) as error:
+            fault = _fault(error, experiment.folder)
+            print(f"quarterhour: {fault}; the same command goes on", file=sys.stderr)
             raise typer.Exit(1) from error

@@ -21,7 +21,7 @@ from quarterhour.data.batches import Batches
 from quarterhour.data.files import write_text
 from quarterhour.data.tokens import TokenData, prepare_tokens
 from quarterhour.search_spaces.point import NUMERICS_VERSION, TrialConfig
-from quarterhour.search_spaces.profiles import PROFILES, Profile
+from quarterhour.search_spaces.profiles import Profile, profile_named
 from quarterhour.search_spaces.reference import reference_configurations
 from quarterhour.tune.foreign import value_at
 from quarterhour.tune.ledger import TrialSpec, claims_folder
@@ -248,9 +248,7 @@ def build_experiment(request: ExperimentRequest) -> Experiment:
 
 def _profile(request: ExperimentRequest) -> Profile:
     """The profile with the corpus and the tokenizer that were asked for."""
-    if request.profile not in PROFILES:
-        raise ValueError(f"unknown profile '{request.profile}': use {' or '.join(PROFILES)}")
-    profile = PROFILES[request.profile]
+    profile = profile_named(request.profile)
     data = replace(
         profile.data,
         corpus=request.corpus or profile.data.corpus,

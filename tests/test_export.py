@@ -22,6 +22,7 @@ from quarterhour.data.tokenizer import load_tokenizer
 from quarterhour.model.decoder import Decoder
 from quarterhour.tune.cli import main
 from quarterhour.tune.ledger import TrialSpec, read_spec
+from quarterhour.tune.run_reader import read_samples
 from quarterhour.tune.start import PastTrial
 from quarterhour.tune.trained import Trained, read_trained, write_for_transformers
 
@@ -229,3 +230,21 @@ def test_the_card_of_a_searchs_winner_counts_fresh_seeds_alone(tmp_path: Path):
     again = {*search_results(run).fresh["configuration"]}
     other = next(name for name in run.trials["configuration"] if name not in again)
     assert "no further seed has been trained" in model_card(run, other, settings, row, "")
+
+
+def test_a_trial_writes_on_as_its_samples_do(
+    reloaded: dict[str, Any],
+    quarterhour: Quarterhour,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.chdir(reloaded["trial"][3].parent)
+    trial = "runs/run/baseline/seed0"
+    written = read_samples(Path(trial))[0]
+    arguments = ("sample", trial, "--prompt", written["prompt"], "--tokens", "24")
+    code, output, errors = quarterhour(*arguments)
+    assert (code, errors) == (0, "")
+    assert output.rstrip("\n").rstrip("�") == written["continuation"].rstrip("\n").rstrip("�")
+    assert quarterhour(*arguments, "--seed", "1")[1] != output
+    for value in ("--temperature=-1", "--tokens=0", "--prompt="):
+        code, output, errors = quarterhour(*arguments, value)
+        assert (code, output, len(errors.splitlines())) == (2, "", 1)

@@ -1,13 +1,17 @@
 """A trained trial in use: its model and its tokenizer, and the folder that transformers loads."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
 
+from quarterhour.data.decoding import prompt_tokens
 from quarterhour.data.files import write_folder, write_text
 from quarterhour.data.tokens import recorded_tokenizer
 from quarterhour.model.decoder import Decoder
+from quarterhour.model.sampling import stream_tokens
 from quarterhour.tune.run_folder import Row
 from quarterhour.tune.run_reader import read_rows
 from quarterhour.tune.start import PastTrial, read_past_trial
@@ -29,6 +33,25 @@ class Trained:
     def seq_len(self) -> int:
         """The number of tokens that the decoder was trained to see."""
         return self.past.spec.config.data.seq_len
+
+    def writes(self, prompt: str, *, tokens: int, temperature: float, seed: int) -> Iterator[str]:
+        """What the decoder writes after a prompt, piece by piece: see `stream_tokens`.
+
+        Raises ValueError where the tokenizer has no token for the prompt.
+        """
+        begun = prompt_tokens(self.tokenizer, prompt)
+        if not begun:
+            raise ValueError(f"--prompt is {prompt!r}: the tokenizer has no token for it")
+        text = DecodeStream(ids=begun)
+        for token in stream_tokens(
+            self.decoder,
+            begun,
+            new_tokens=tokens,
+            seq_len=self.seq_len,
+            seed=seed,
+            temperature=temperature,
+        ):
+            yield text.step(self.tokenizer, token) or ""
 
 
 def read_trained(folder: Path, tokenizer: str | None = None) -> Trained:

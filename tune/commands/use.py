@@ -7,6 +7,7 @@ import typer
 
 from quarterhour.tune.commands import options
 from quarterhour.tune.commands.console import PlainConsole
+from quarterhour.tune.foreign import plain
 
 app = typer.Typer()
 
@@ -42,3 +43,24 @@ def export(
     PlainConsole().print(
         f"{folder} holds {spec.label} as transformers loads it; read its README.md"
     )
+
+
+@app.command()
+def sample(
+    trial: TrialFolder,
+    prompt: Annotated[str, typer.Option(help="Text to continue.")],
+    tokens: Annotated[int, typer.Option(min=1, help="How many tokens to write.")] = 100,
+    temperature: Annotated[
+        float, typer.Option(min=0, max=100, help="1 is the model's own; 0 takes the likeliest.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal text.")] = 0,
+    tokenizer: SameTokenizer = None,
+) -> None:
+    """Let a trained trial continue a text, printed while it is written."""
+    from quarterhour.tune.trained import read_trained
+
+    with options.bad_input(written_by=None):
+        trained = read_trained(trial, tokenizer)
+        for piece in trained.writes(prompt, tokens=tokens, temperature=temperature, seed=seed):
+            print(plain(piece), end="", flush=True)
+    print()

@@ -31,8 +31,6 @@ A small decoder language model, trained from scratch by quarterhour: it continue
 that it was trained on. The licence is yours to choose: name it in the header, as `license: …`.
 
 {facts}
-Bits per byte are of documents that no training batch contains.
-
 ```python
 from transformers import pipeline
 
@@ -71,7 +69,11 @@ def model_card(
     return _CARD.format(
         name=_code(f"{run.folder.name} {configuration}"),
         datasets=f"datasets:\n- {dataset}\n" if dataset else "",
-        facts=formats.markdown(pd.DataFrame({"fact": facts.keys(), "value": facts.values()}), []),
+        facts=formats.markdown(
+            pd.DataFrame({"fact": facts.keys(), "value": facts.values()}),
+            [],
+            ["Bits per byte are of documents that no training batch contains."],
+        ),
         differences="\n".join(reasons) or "Nothing.",
         command=" ".join(published_text(command).replace("`", "'").split()),
     )

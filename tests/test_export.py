@@ -106,7 +106,8 @@ def reloaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         call(
             patch,
             "run baseline --corpus corpus.jsonl --tokenizer adding.json --max-steps 5 --name run"
-            " --set data.seq_len=16 --set data.batch_size=2 --set model.vocab_size=9000",
+            " --set data.seq_len=16 --set data.batch_size=2 --set model.vocab_size=9000"
+            " --cpus-per-trial 1",
         )
         call(patch, "export runs/run/baseline/seed0 trial")
         trained["trial"] = read_trained(Path("runs/run/baseline/seed0"))
@@ -211,7 +212,7 @@ def test_the_cards_command_gives_the_same_trial(
     trained, _, _, folder = reloaded["trial"]
     monkeypatch.chdir(folder.parent)
     _, _, command = (folder / "README.md").read_text().partition("$ quarterhour ")
-    call(monkeypatch, command.partition("\n")[0] + " --runs again --name one")
+    call(monkeypatch, command.partition("\n")[0] + " --runs again --name one --cpus-per-trial 1")
     spec = read_spec(Path("again/one/baseline/seed0"))
     assert spec.key == trained.past.spec.key
 

@@ -36,9 +36,14 @@ def _told(value: Any) -> Any:
         return [_told(part) for part in value]
     if type(value) is not str:  # a Status tells nothing
         return value
-    text = plain(value)
-    if text.startswith("/") and not _SENTENCE.search(text):
-        return Path(text).name
+    if value.startswith("/") and not _SENTENCE.search(value):
+        return Path(plain(value)).name
+    return published_text(value)
+
+
+def published_text(text: str) -> str:
+    """A text without the folders of absolute paths, and without what steers a terminal."""
+    text = plain(text)
     for known in (Path.home(), Path.cwd()):
         text = text.replace(f"{known}/", "")
     return _FOLDERS.sub("", text)

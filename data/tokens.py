@@ -122,6 +122,21 @@ def prepare_tokens(config: DataConfig) -> TokenData:
     return tokens
 
 
+def recorded_tokenizer(name: str, tokenizer_hash: str) -> Tokenizer:
+    """The tokenizer of that name, which made the tokens of an earlier run, and adds none to a text.
+
+    `tokenizer_hash` is what the run's manifest says. Raises ValueError where it is another now.
+    """
+    tokenizer = load_tokenizer(name)
+    if _tokenizer_hash(tokenizer) != tokenizer_hash:
+        raise ValueError(
+            f"tokenizer {name} is not the one that the trial was trained with: pass --tokenizer"
+            " with that"
+        )
+    tokenizer.post_processor = None
+    return tokenizer
+
+
 def _outside(corpus: Path, files: list[Path]) -> int:
     """How many of a folder's files lie elsewhere, so that links lead to them."""
     root = corpus.resolve()

@@ -32,6 +32,30 @@ def causal_attention(qkv_3BHTK: Tensor) -> Tensor:
     return mixed_NTK.unflatten(0, qkv_3BHTK.shape[1:3])
 
 
+class Past:
+    """The keys and values of a layer's earlier tokens: later ones attend to them too.
+
+    Several tokens at once can only be the first.
+    """
+
+    def __init__(self) -> None:
+        self._keys_and_values: Tensor | None = None
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens there have been."""
+        return 0 if self._keys_and_values is None else self._keys_and_values.shape[-2]
+
+    def attention(self, qkv_3BHTK: Tensor) -> Tensor:
+        """As `causal_attention`, of tokens that come after those of the past, and become past."""
+        first, kv_2BHSK = self._keys_and_values is None, qkv_3BHTK[1:]
+        if self._keys_and_values is not None:
+            kv_2BHSK = torch.cat([self._keys_and_values, kv_2BHSK], dim=-2)
+        self._keys_and_values = kv_2BHSK
+        k_BHSK, v_BHSK = kv_2BHSK
+        return F.scaled_dot_product_attention(qkv_3BHTK[0], k_BHSK, v_BHSK, is_causal=first)
+
+
 class _BlockwiseAttention(torch.autograd.Function):
     """Keeps only its inputs: the backward pass computes the probabilities again."""
 

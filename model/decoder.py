@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quarterhour.model.attention import causal_attention
+from quarterhour.model.attention import Past, causal_attention
 from quarterhour.model.rms_norm import RMSNorm
 
 INIT_STD = 0.02
@@ -99,18 +99,22 @@ class Layer(nn.Module):
         self.down = nn.Linear(config.d_ff, config.d_model, bias=False)
         self.dropout = nn.Dropout(config.dropout)
 
-    def attention(self, x_BTD: Tensor, table: tuple[Tensor, Tensor] | None) -> Tensor:
+    def attention(
+        self, x_BTD: Tensor, table: tuple[Tensor, Tensor] | None, past: Past | None
+    ) -> Tensor:
         """Causal self-attention: [B, T, D] to [B, T, D]."""
         heads = (3, self.n_heads, -1)
         qkv_3BHTK = self.qkv(x_BTD).unflatten(-1, heads).permute(2, 0, 3, 1, 4)
         if table is not None:
             qkv_3BHTK = torch.cat([rotate(qkv_3BHTK[:2], table), qkv_3BHTK[2:]])
-        mixed_BHTK = causal_attention(qkv_3BHTK)
+        mixed_BHTK = past.attention(qkv_3BHTK) if past else causal_attention(qkv_3BHTK)
         return self.attention_out(mixed_BHTK.transpose(1, 2).flatten(2))
 
-    def forward(self, x_BTD: Tensor, table: tuple[Tensor, Tensor] | None) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, table: tuple[Tensor, Tensor] | None, past: Past | None = None
+    ) -> Tensor:
         """One layer on the residual stream: [B, T, D] to [B, T, D]."""
-        x_BTD = x_BTD + self.dropout(self.attention(self.attention_norm(x_BTD), table))
+        x_BTD = x_BTD + self.dropout(self.attention(self.attention_norm(x_BTD), table, past))
         return x_BTD + self.dropout(self.down(F.silu(self.up(self.feed_forward_norm(x_BTD)))))
 
 
@@ -129,14 +133,20 @@ class Decoder(nn.Module):
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=INIT_STD, generator=generator)
 
-    def forward(self, tokens_BT: Tensor) -> Tensor:
-        """Final hidden states [B, T, D] of token ids [B, T]; the head is in `loss` and `logits`."""
-        table = None
+    def forward(self, tokens_BT: Tensor, past: list[Past] | None = None) -> Tensor:
+        """Final hidden states [B, T, D] of token ids [B, T]; the head is in `loss` and `logits`.
+
+        With a `past`, one of each layer, the tokens come after those that it has seen.
+        """
+        table, begin = None, past[0].tokens if past else 0
         if self.config.positions == "rope":
-            table = rope_table(tokens_BT.shape[1], self.config.d_head, tokens_BT.device)
+            cos_TK, sin_TK = rope_table(
+                begin + tokens_BT.shape[1], self.config.d_head, tokens_BT.device
+            )
+            table = cos_TK[begin:], sin_TK[begin:]
         x_BTD = self.dropout(self.embedding(tokens_BT) * math.sqrt(self.config.d_model))
-        for layer in self.layers:
-            x_BTD = layer(x_BTD, table)
+        for number, layer in enumerate(self.layers):
+            x_BTD = layer(x_BTD, table, past[number] if past else None)
         return self.final_norm(x_BTD)
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -1,11 +1,14 @@
-"""Text samples from a decoder, to look at what a trial has learnt.
+"""Text that a decoder writes: samples of a trial, and a continuation of a user's prompt.
 
 Shapes: B texts, T time, D d_model, V vocabulary, S drawn tokens of each text.
 """
 
+from collections.abc import Iterable, Iterator
+
 import torch
 from torch import Tensor, nn
 
+from quarterhour.model.attention import Past
 from quarterhour.model.decoder import Decoder
 
 # Openings of the kind of text the study's corpus holds: lessons, stories, explanations.
@@ -29,53 +32,78 @@ def continue_tokens(
     A prompt without a token is not continued. The model's device is waited for once, at the end.
     """
     begun = {place: prompt for place, prompt in enumerate(prompts) if prompt}
-    if not begun:
+    if not begun or not new_tokens:
         return [[] for _ in prompts]
-    model.eval()
-    draws_SBV = _draws(new_tokens, model.config.vocab_size, [seed + place for place in begun])
-    continued = dict(
-        zip(begun, _continued(model, [*begun.values()], draws_SBV, seq_len), strict=True)
+    lengths = [len(prompt) for prompt in begun.values()]
+    shortest = min(lengths)
+    draws_TBV = torch.ones(
+        max(lengths) - shortest + new_tokens, len(begun), model.config.vocab_size
     )
+    for row, (place, length) in enumerate(zip(begun, lengths, strict=True)):
+        generator = torch.Generator().manual_seed(seed + place)
+        for draws_BV in draws_TBV[length - shortest :][:new_tokens]:
+            draws_BV[row].exponential_(generator=generator)
+    draws_TBV = draws_TBV.to(model.embedding.weight.device)
+    drawn_BT = torch.stack([*_continued(model, [*begun.values()], draws_TBV, seq_len)], 1)
+    continued = {
+        place: drawn[length - shortest :][:new_tokens]
+        for place, length, drawn in zip(begun, lengths, drawn_BT.tolist(), strict=True)
+    }
     return [continued.get(place, []) for place in range(len(prompts))]
 
 
+@torch.no_grad()
+def stream_tokens(
+    model: Decoder,
+    prompt: list[int],
+    *,
+    new_tokens: int,
+    seq_len: int,
+    seed: int,
+    temperature: float = 1.0,
+) -> Iterator[int]:
+    """The `new_tokens` token ids after a prompt, each as soon as it is drawn.
+
+    With temperature 1 they are those of `continue_tokens`. Logits are divided by the temperature;
+    with 0 the likeliest token follows. The prompt must have a token.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    device, one = model.embedding.weight.device, torch.ones(1, model.config.vocab_size)
+    draws = (
+        (one.exponential_(generator=generator) if temperature else one).to(device)
+        for _ in range(new_tokens)
+    )
+    for token_B in _continued(model, [prompt], draws, seq_len, temperature or 1.0):
+        yield int(token_B)
+
+
 def _continued(
-    model: Decoder, prompts: list[list[int]], draws_SBV: Tensor, seq_len: int
-) -> list[list[int]]:
-    """The S tokens after each of B prompts that `draws_SBV` chooses."""
-    device, ends = model.embedding.weight.device, [len(prompt) for prompt in prompts]
-    padded = [torch.tensor([*prompt, *[0] * len(draws_SBV)]) for prompt in prompts]
-    texts_BT = nn.utils.rnn.pad_sequence(padded, batch_first=True).to(device)
-    ends_B1 = torch.tensor(ends, device=device).unsqueeze(1)
-    for step, draws_BV in enumerate(draws_SBV.to(device)):
-        longest = min(seq_len, max(ends) + step)
-        probabilities_BV = _next_probabilities(model, texts_BT, ends_B1, longest)
-        texts_BT.scatter_(1, ends_B1, (probabilities_BV / draws_BV).argmax(1, keepdim=True))
-        ends_B1 += 1
-    texts = zip(texts_BT.tolist(), ends, strict=True)
-    return [text[end : end + len(draws_SBV)] for text, end in texts]
+    model: Decoder,
+    prompts: list[list[int]],
+    draws: Iterable[Tensor],
+    seq_len: int,
+    temperature: float = 1.0,
+) -> Iterator[Tensor]:
+    """The tokens [B] at each place after the shortest prompt: the longer prompts' own, or drawn.
 
-
-def _draws(new_tokens: int, vocab_size: int, seeds: list[int]) -> Tensor:
-    """Exponential numbers [S, B, V] for S tokens of each of B texts.
-
-    The largest of the probabilities divided by such numbers is a draw, as torch.multinomial has it.
+    Each place takes exponential numbers [B, V] from `draws`. The largest of the probabilities
+    divided by them is a draw, as torch.multinomial has it. All texts have the same place, so that
+    none sees another's padding. Until the window is full, what was computed is kept.
     """
-    draws_SBV = torch.empty(new_tokens, len(seeds), vocab_size)
-    for place, seed in enumerate(seeds):
-        generator = torch.Generator().manual_seed(seed)
-        for draws_BV in draws_SBV:
-            draws_BV[place].exponential_(generator=generator)
-    return draws_SBV
-
-
-def _next_probabilities(model: Decoder, texts_BT: Tensor, ends_B1: Tensor, longest: int) -> Tensor:
-    """Probabilities [B, V] of the token after the first `ends_B1` tokens of each text.
-
-    Of these the model sees the last `longest`. No token sees those after the end.
-    """
-    starts_B1 = (ends_B1 - longest).clamp_(min=0)
-    windows_BT = texts_BT.gather(1, starts_B1 + torch.arange(longest, device=texts_BT.device))
-    hidden_BTD = model(windows_BT)
-    last_BD = hidden_BTD.take_along_dim((ends_B1 - starts_B1 - 1).unsqueeze(2), 1).squeeze(1)
-    return model.logits(last_BD).float().softmax(1)
+    model.eval()
+    shortest, device = min(map(len, prompts)), model.embedding.weight.device
+    given = [torch.tensor(prompt) for prompt in prompts]
+    given_BT = nn.utils.rnn.pad_sequence(given, batch_first=True, padding_value=-1).to(device)
+    text_BT, past = given_BT[:, :shortest], [Past() for _ in model.layers]
+    for draws_BV in draws:
+        place = text_BT.shape[1]
+        if place <= seq_len:
+            hidden_BTD = model(text_BT[:, past[0].tokens :], past)
+        else:
+            hidden_BTD = model(text_BT[:, -seq_len:])
+        logits_BV = model.logits(hidden_BTD[:, -1]).float() / temperature
+        token_B = (logits_BV.softmax(1) / draws_BV).argmax(1)
+        if place < given_BT.shape[1]:
+            token_B = torch.where(given_BT[:, place] < 0, token_B, given_BT[:, place])
+        text_BT = torch.cat([text_BT, token_B.unsqueeze(1)], 1)
+        yield token_B

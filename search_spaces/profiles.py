@@ -45,3 +45,10 @@ QUICK = Profile(
 )
 
 PROFILES = {profile.name: profile for profile in (PAPER, QUICK)}
+
+
+def profile_named(name: str) -> Profile:
+    """The profile of that name; raises ValueError for one that does not exist."""
+    if name not in PROFILES:
+        raise ValueError(f"unknown profile '{name}': use {' or '.join(PROFILES)}")
+    return PROFILES[name]

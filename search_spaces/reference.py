@@ -1,5 +1,6 @@
 """The study's six configurations, on any profile, as they were run and as they are described."""
 
+from dataclasses import replace
 from typing import Any
 
 from quarterhour.search_spaces.point import TrialConfig
@@ -45,10 +46,31 @@ def reference_configurations(profile: Profile, protocol: str) -> dict[str, Trial
     }
 
 
-def scaled(profile: Profile, path: str, value: int | float) -> int | float:
-    """The study's `value` at `path`, at the profile's size: the ratio to the baseline stays."""
+def scaled(profile: Profile, path: str, value: int | float, source: Profile = PAPER) -> int | float:
+    """The `source`'s `value` at `path`, at the profile's size: the ratio to the baseline stays."""
     section, field = path.split(".")
-    of_study = getattr(getattr(PAPER.baseline, section), field)
+    of_source = getattr(getattr(source.baseline, section), field)
     of_profile = getattr(getattr(profile.baseline, section), field)
-    scaled = of_profile * value / of_study
-    return round(scaled) if isinstance(value, int) else float(f"{scaled:.12g}")
+    scaled = of_profile * value / of_source
+    return max(1, round(scaled)) if isinstance(value, int) else float(f"{scaled:.12g}")
+
+
+def rescaled(config: TrialConfig, source: Profile, target: Profile) -> TrialConfig:
+    """A configuration of the `source`'s size at the `target`'s, by the ratios of the study's six.
+
+    Shape, batch, learning rate and steps are scaled; evaluations are as many as the target's.
+    Raises ValueError where the sizes do not fit together.
+    """
+    if source.name == target.name:
+        return config
+    values, budget = config.values(), config.budget
+    paths = sorted({path for changes in SIX.values() for path in changes})
+    steps, max_steps = (
+        n and int(scaled(target, "budget.steps", n, source))
+        for n in (budget.steps, budget.max_steps)
+    )
+    there = target.baseline.budget.with_steps(steps or target.baseline.budget.steps)
+    return replace(
+        config.with_values({path: scaled(target, path, values[path], source) for path in paths}),
+        budget=replace(there, max_steps=max_steps, seconds=budget.seconds),
+    )

@@ -60,7 +60,7 @@ def test_the_readmes_name_only_commands_that_are_tested_here():
 
 
 def begin_runs(runs: Path) -> None:
-    """A grid and a search, as their commands begin them; the search has one trial."""
+    """A grid and a search, as their commands begin them; the search has two trials."""
     asked: Any = {
         "profile": "quick", "corpus": None, "tokenizer": None, "values": {}, "seeds": (0,),
         "resources": plan_resources(None, None), "name": None, "runs": runs,
@@ -72,7 +72,8 @@ def begin_runs(runs: Path) -> None:
         )
     )
     with grid.opened(), experiment.opened():
-        search.trial(0, search.baseline, "baseline").write_config()
+        for number in (0, 14):
+            search.trial(number, search.baseline, "baseline").write_config()
 
 
 @pytest.mark.parametrize("command", QUARTERHOUR)
@@ -96,6 +97,7 @@ def test_every_command_of_the_readmes_comes_to_the_point_where_training_begins(
     monkeypatch.setattr("quarterhour.tune.self_test.run_checks", training_begins)
     monkeypatch.setattr("quarterhour.tune.cluster.machines.find_cluster", lambda *_: CLUSTER)
     monkeypatch.setattr("quarterhour.tune.search.dashboard.serve", training_begins)
+    monkeypatch.setattr("quarterhour.tune.trained.read_trained", training_begins)
     if "runs/" in command:
         begin_runs(Path("runs"))
     if command.startswith(ENDS_NORMALLY):

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
+from quarterhour.model.attention import Past
 from quarterhour.model.decoder import Decoder, DecoderConfig
-from quarterhour.model.sampling import PROMPTS, continue_tokens
+from quarterhour.model.sampling import PROMPTS, continue_tokens, stream_tokens
 
 VOCAB = 30
 
@@ -45,7 +46,8 @@ def test_the_model_sees_the_window_it_was_trained_on_and_no_more(model: Decoder)
     model.register_forward_pre_hook(lambda _, inputs: windows.extend(inputs[0].tolist()))
     prompt = [1, 2, 3, 4, 5]
     text = prompt + continue_tokens(model, [prompt], new_tokens=6, seq_len=8, seed=0)[0]
-    assert windows == [text[max(0, end - 8) : end] for end in range(5, 11)]
+    kept_until_the_window_is_full = [text[:5], *([token] for token in text[5:8])]
+    assert windows == [*kept_until_the_window_is_full, text[1:9], text[2:10]]
 
 
 def test_prompts_of_different_lengths_are_continued_as_each_would_be_alone(model: Decoder):
@@ -96,3 +98,30 @@ def test_tokens_are_drawn_in_the_models_proportions(model: Decoder):
 def test_there_are_five_different_prompts_and_none_is_blank():
     assert len(set(PROMPTS)) == 5
     assert all(prompt == prompt.strip() != "" for prompt in PROMPTS)
+
+
+@pytest.mark.parametrize("positions", ["none", "rope"])
+@torch.no_grad()
+def test_logits_after_a_past_are_those_of_the_whole_text(positions: str):
+    config = DecoderConfig(
+        vocab_size=VOCAB, d_model=16, n_heads=2, n_layers=3, d_ff=16, positions=positions
+    )
+    model = Decoder(config, seed=0).double().eval()
+    tokens_BT = torch.randint(VOCAB, (2, 20), generator=torch.Generator().manual_seed(0))
+    past = [Past() for _ in model.layers]
+    parts = [model(tokens_BT[:, :7], past), *(model(tokens_BT[:, [t]], past) for t in range(7, 20))]
+    torch.testing.assert_close(
+        model.logits(torch.cat(parts, 1)), model.logits(model(tokens_BT)), rtol=0, atol=1e-12
+    )
+
+
+def test_a_stream_has_the_tokens_of_a_sample_and_its_temperature_sharpens(model: Decoder):
+    streamed = [
+        [*stream_tokens(model, [1, 2], new_tokens=40, seq_len=8, seed=0, temperature=temperature)]
+        for temperature in (1.0, 1e-4, 0.0)
+    ]
+    assert streamed[0] == sample(model, [1, 2])
+    text = [1, 2]
+    for _ in range(40):
+        text.append(int(model.logits(model(torch.tensor([text[-8:]])))[0, -1].argmax()))
+    assert streamed[1] == streamed[2] == text[2:] != streamed[0]

@@ -95,7 +95,7 @@ def test_a_run_folder_is_named_after_what_is_not_the_default(tmp_path: Path):
         "resources": ONE_AT_ONCE, "runs": tmp_path,
     }  # fmt: skip
     run = ExperimentRequest(
-        kind="run", only="baseline", profile="paper", protocol="as-run", name=None, **asked
+        kind="run", chosen=("baseline",), profile="paper", protocol="as-run", name=None, **asked
     )
     assert run.folder == tmp_path / "run-baseline-paper-optim.beta1=0.8"
     search = SearchRequest(

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ from tiny import write_corpus
 
 import quarterhour.tune.cli
 from quarterhour.analysis.chapters.search.results import rerun_command
-from quarterhour.analysis.runs import load_run
 from quarterhour.search_spaces.point import parse_assignment
+from quarterhour.search_spaces.profiles import QUICK
 from quarterhour.tune.cli import main
 from quarterhour.tune.ledger import TrialSpec, read_spec
 from quarterhour.tune.places import plan_resources
@@ -23,6 +24,7 @@ from quarterhour.tune.run_folder import Status
 from quarterhour.tune.search.queue import waiting_points
 from quarterhour.tune.search.settings import SearchRequest, build_search, read_search
 from quarterhour.tune.search.state import SearchState
+from quarterhour.tune.start import read_past_trial
 
 Quarterhour = Callable[..., tuple[int, str, str]]
 
@@ -390,16 +392,20 @@ def test_the_command_of_a_trial_is_that_trial(
         f"-seed{spec.config.seed}": end(spec) for spec in search.fresh_trials([trial])
     }
     assert len(trials) == 4
-    for fresh, spec in trials.items():
-        command = rerun_command(load_run(run), spec.folder)
+    for spec in trials.values():
+        command = rerun_command(spec.folder.absolute())
         if trial.config.budget.seconds:  # not adopted, so that it would be trained
-            values = dict(parse_assignment(word) for word in shlex.split(command) if "=" in word)
+            words = shlex.split(read_past_trial(spec.folder).command())
+            values = dict(parse_assignment(word) for word in words if "=" in word)
             again = search.baseline.with_values({"seed": 0, **values})
             assert again.key(search.data_fingerprint) == spec.key
+            assert replace(
+                read_past_trial(spec.folder).config_at(QUICK), seed=spec.config.seed
+            ) == (spec.config)
             continue
         code, output, _ = quarterhour(*shlex.split(command)[1:])
         assert code == 0, output
-        (found,) = Path(f"runs/seeded-0006{fresh}/baseline").iterdir()
+        found = Path(f"runs/run-seeded-0006/seeded-0006/seed{spec.config.seed}")
         assert read_spec(found).key == spec.key
         result = read_spec(found).result()
         assert result

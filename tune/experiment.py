@@ -11,24 +11,26 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
 from quarterhour.data.batches import Batches
 from quarterhour.data.files import write_text
 from quarterhour.data.tokens import TokenData, prepare_tokens
+from quarterhour.search_spaces.budget import SearchBudget
 from quarterhour.search_spaces.point import NUMERICS_VERSION, TrialConfig
-from quarterhour.search_spaces.profiles import PROFILES, Profile
-from quarterhour.search_spaces.reference import reference_configurations
+from quarterhour.search_spaces.profiles import Profile, profile_named
+from quarterhour.search_spaces.reference import SIX, reference_configurations
 from quarterhour.tune.foreign import value_at
 from quarterhour.tune.ledger import TrialSpec, claims_folder
 from quarterhour.tune.machine import best_precision, describe_hardware
 from quarterhour.tune.places import Resources
 from quarterhour.tune.run_folder import BEFORE, EXPERIMENT, FORMAT_VERSION, LOCK, OWNER, PROVENANCE
 from quarterhour.tune.run_reader import owner, read_experiment
+from quarterhour.tune.start import PastTrial, read_past_trial
 
 PACKAGES = (
     "quarterhour",
@@ -45,20 +47,23 @@ BYTES_PER_PARAMETER = 12  # of a checkpoint: weights and AdamW's two moments in 
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentRequest:
-    """What a command was asked to train: all six configurations, or `only` one of them.
+    """What a command was asked to train: all six configurations, or the `chosen` ones.
 
-    `values` are settings by dotted path. A corpus and a tokenizer of None are the profile's.
-    Raises ValueError for a name that is a path, and for a path that is no text.
+    Those are some of the six, or folders of trials to start from. `values` are settings by dotted
+    path. Where profile, protocol, corpus, tokenizer or seeds are None, those of the first such
+    trial hold; else quick, as-run, the profile's, and 0. A `trial_budget` of None is each
+    configuration's own. Raises ValueError for a name that is a path, or a path that is no text.
     """
 
     kind: str
-    profile: str
-    protocol: str
-    only: str | None = None
+    profile: str | None
+    protocol: str | None
+    chosen: tuple[str, ...] = ()
     corpus: str | None
     tokenizer: str | None
     values: Mapping[str, Any]
-    seeds: tuple[int, ...]
+    trial_budget: str | None = None
+    seeds: tuple[int, ...] | None
     resources: Resources
     name: str | None
     runs: Path
@@ -72,6 +77,33 @@ class ExperimentRequest:
         if path.encode(errors="replace").decode() != path:  # TensorBoard could not write there
             raise ValueError(f"{path} is no text in this locale: pass another --runs and --name")
 
+    @functools.cached_property
+    def past(self) -> Mapping[str, PastTrial]:
+        """The chosen trials of earlier runs. Raises ValueError for what is none."""
+        names = [name for name in self.chosen if name not in SIX]
+        if unknown := [name for name in names if not Path(name).exists()]:
+            raise ValueError(
+                f"unknown configuration '{unknown[0]}': use one of {', '.join(SIX)}, or a trial's"
+                " folder"
+            )
+        return {name: read_past_trial(Path(name)) for name in names}
+
+    def defaulted(self) -> Self:
+        """The request with all that the first of the past trials decides, if there is one."""
+        first = next(iter(self.past.values()), None)
+        told: Mapping[str, Any] = {"profile": "quick", "protocol": "as-run", "data": {}}
+        told = first.experiment if first else told
+        profile = self.profile or told["profile"]
+        data = told["data"] if profile == told["profile"] else {}
+        return replace(
+            self,
+            profile=profile,
+            protocol=self.protocol or told["protocol"],
+            corpus=self.corpus or data.get("corpus"),
+            tokenizer=self.tokenizer or data.get("tokenizer"),
+            seeds=self.seeds or (first.spec.config.seed if first else 0,),
+        )
+
     @property
     def folder(self) -> Path:
         """The run folder. One that has a colon is gone on with; no new one gets it by default."""
@@ -83,7 +115,8 @@ class ExperimentRequest:
     @property
     def default_name(self) -> str:
         """The run folder's name if none is given: it tells what is not the default."""
-        parts = [self.kind, self.only, self.profile, self.protocol]
+        names = [self.past[name].label if name in self.past else name for name in self.chosen]
+        parts = [self.kind, *names, self.profile, self.protocol, self.trial_budget]
         parts += [f"{path}={value}" for path, value in self.values.items()]
         return "-".join(part for part in parts if part and part not in ("quick", "as-run"))
 
@@ -102,6 +135,7 @@ class Experiment:
     resources: Resources
     search: Mapping[str, Any] | None = None  # what decides the proposals of a search
     drawn_values: Mapping[str, set[Any]] = field(default_factory=dict)  # of a search's points
+    remarks: tuple[str, ...] = ()  # what a user has to know of its configurations
 
     def trials(self) -> list[TrialSpec]:
         """All trials, seed by seed."""
@@ -225,32 +259,34 @@ def build_experiment(request: ExperimentRequest) -> Experiment:
 
     Raises ValueError for anything that cannot be trained, before anything trains.
     """
+    folder, request = request.folder, request.defaulted()
     profile = _profile(request)
     # Settings are checked before the corpus is read, which may take a while.
     chosen = _configurations(request, profile)
     tokens = prepare_tokens(profile.data)
     configurations = {
-        name: _with_vocabulary(config, request.values, tokens) for name, config in chosen.items()
+        name: _with_vocabulary(config, values, tokens) for name, (config, values) in chosen.items()
     }
     for config in configurations.values():
         Batches(tokens, config.data, config.seed)
+    fingerprint = tokens.manifest.fingerprint
+    remarks = [past.remarks(profile, fingerprint) for past in request.past.values()]
     return Experiment(
         kind=request.kind,
-        folder=request.folder,
+        folder=folder,
         profile=profile,
-        protocol=request.protocol,
+        protocol=request.protocol or "",
         configurations=configurations,
-        seeds=request.seeds,
+        seeds=request.seeds or (),
         tokens=tokens,
         resources=replace(request.resources, train_tokens=tokens.manifest.train_tokens),
+        remarks=tuple(chain.from_iterable(remarks)),
     )
 
 
 def _profile(request: ExperimentRequest) -> Profile:
     """The profile with the corpus and the tokenizer that were asked for."""
-    if request.profile not in PROFILES:
-        raise ValueError(f"unknown profile '{request.profile}': use {' or '.join(PROFILES)}")
-    profile = PROFILES[request.profile]
+    profile = profile_named(request.profile or "quick")
     data = replace(
         profile.data,
         corpus=request.corpus or profile.data.corpus,
@@ -259,13 +295,33 @@ def _profile(request: ExperimentRequest) -> Profile:
     return replace(profile, data=data)
 
 
-def _configurations(request: ExperimentRequest, profile: Profile) -> dict[str, TrialConfig]:
-    """The six, or one of them, with the settings that were asked for."""
-    six, only = reference_configurations(profile, request.protocol), request.only
-    if only and only not in six:
-        raise ValueError(f"unknown configuration '{only}': use one of {', '.join(six)}")
-    values = {"precision": best_precision(request.resources.device), **request.values}
-    return {name: six[name].with_values(values) for name in ([only] if only else six)}
+def _configurations(
+    request: ExperimentRequest, profile: Profile
+) -> dict[str, tuple[TrialConfig, Mapping[str, Any]]]:
+    """Each configuration, and the settings that were asked for, which it has."""
+    six = reference_configurations(profile, request.protocol or "as-run")
+    best: dict[str, Any] = {"precision": best_precision(request.resources.device)}
+    asked = dict(request.values)
+    found: dict[str, tuple[TrialConfig, Mapping[str, Any]]] = {}
+    for name in request.chosen or six:
+        if past := request.past.get(name):
+            label, config = past.label, past.config_at(profile)
+            own = past.vocabulary if profile.name == past.profile.name else best
+            values = own | asked
+        else:
+            label, config, values = name, six[name], best | asked
+        if label in found:
+            raise ValueError(f"two of the configurations are called {label}: leave one of them out")
+        found[label] = _within(request.trial_budget, config.with_values(values)), values
+    return found
+
+
+def _within(budget: str | None, config: TrialConfig) -> TrialConfig:
+    """The configuration with the steps that fit into a budget, whatever it had before."""
+    if budget is None:
+        return config
+    unlimited = replace(config.budget, steps=config.budget.steps or 1, max_steps=None, seconds=None)
+    return SearchBudget.parse(budget).applied_to(replace(config, budget=unlimited))
 
 
 def _with_vocabulary(

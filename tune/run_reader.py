@@ -81,7 +81,16 @@ _EXPERIMENT_KIND = {
     "profile": (str, NoneType),
     "configurations": ([str], NoneType),
     "seeds": ([int], NoneType),
-    "data": ({"heldout_lost_share": (float, int, NoneType)}, NoneType),
+    "data": (
+        {
+            "heldout_lost_share": (float, int, NoneType),
+            "corpus": (str, NoneType),
+            "tokenizer": (str, NoneType),
+            "tokenizer_hash": (str, NoneType),
+            "vocab_size": (int, NoneType),
+        },
+        NoneType,
+    ),
     "domains": ({ANY: [(float, int, bool, str)]}, NoneType),
     "resources": (
         {"concurrency": (int, NoneType), "cluster": ({"machines": [str]}, NoneType)},

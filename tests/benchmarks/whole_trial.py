@@ -111,7 +111,7 @@ def build(folder: Path, steps: int) -> Experiment:
     corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
     request = ExperimentRequest(
         kind="grid", profile="paper", protocol="as-run", corpus=str(corpus), tokenizer="builtin",
-        only="baseline", seeds=(0,), name="run", runs=folder,
+        chosen=("baseline",), seeds=(0,), name="run", runs=folder,
         resources=plan_resources(os.cpu_count(), 0),
         values={
             "model.vocab_size": PAPER.baseline.model.vocab_size,

@@ -18,7 +18,13 @@ TRAIN, LOOK, CHECK = "Train", "Look", "Check"
 _DATA, _MACHINE, _KEPT = "Data", "Machine", "Run folder"
 
 Profile = Annotated[str, typer.Option(help="quick (two CPU cores) or paper (the reference).")]
-Protocol = Annotated[str, typer.Option(help="as-run or as-described.")]
+OwnProfile = Annotated[
+    str | None, typer.Option("--profile", help="quick, paper. Default: quick, or the trial's own.")
+]
+OwnProtocol = Annotated[
+    str | None,
+    typer.Option("--protocol", help="as-run, as-described. Default: as-run, or the trial's own."),
+]
 Corpus = Annotated[
     str | None,
     typer.Option(

@@ -23,8 +23,14 @@ app = typer.Typer()
 
 @app.command(rich_help_panel=options.TRAIN)
 def grid(
-    profile: options.Profile = "quick",
-    protocol: options.Protocol = "as-run",
+    configurations: Annotated[
+        str | None,
+        typer.Option(
+            help="Which, with commas: names of the six, and trials' folders. Default: the six."
+        ),
+    ] = None,
+    profile: options.OwnProfile = None,
+    protocol: options.OwnProtocol = None,
     seeds: Annotated[int, typer.Option(help="Number of seeds for each configuration.")] = 1,
     corpus: options.Corpus = None,
     tokenizer: options.Tokenizer = None,
@@ -51,7 +57,8 @@ def grid(
         if seeds < 1:
             raise ValueError(f"--seeds is {seeds}: it must be at least 1")
         request = ExperimentRequest(
-            kind="grid", profile=profile, protocol=protocol, corpus=corpus, tokenizer=tokenizer,
+            kind="grid", chosen=tuple(configurations.split(",")) if configurations else (),
+            profile=profile, protocol=protocol, corpus=corpus, tokenizer=tokenizer,
             values=_settings(max_steps, precision), seeds=tuple(range(seeds)), name=name, runs=runs,
             resources=options.planned_resources(cpus_per_trial, gpus_per_trial, address, runs),
         )  # fmt: skip
@@ -75,13 +82,18 @@ def grid(
 
 @app.command(rich_help_panel=options.TRAIN)
 def run(
-    configuration: Annotated[str, typer.Argument(help="One of the six: baseline, high_lr, …")],
+    configuration: Annotated[str, typer.Argument(help="One of the six, or a trial's folder.")],
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="A setting, e.g. optim.learning_rate=1e-3; may be repeated."),
     ] = None,
-    profile: options.Profile = "quick",
-    protocol: options.Protocol = "as-run",
+    seed: Annotated[int | None, typer.Option(min=0, help="Default: the trial's own, or 0.")] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="steps:N, tokens:N, flops:N or seconds:N. Default: its own."),
+    ] = None,
+    profile: options.OwnProfile = None,
+    protocol: options.OwnProtocol = None,
     corpus: options.Corpus = None,
     tokenizer: options.Tokenizer = None,
     max_steps: options.MaxSteps = None,
@@ -100,12 +112,13 @@ def run(
     with options.bad_input():
         assigned = dict(parse_assignment(text) for text in set_ or [])
         values = assigned | _settings(max_steps, precision)
+        seed = values.get("seed", seed)
         if cpus_per_trial is None:
             cpus_per_trial = cpu_count()  # nothing else runs beside it
         request = ExperimentRequest(
-            kind="run", only=configuration, profile=profile, protocol=protocol, corpus=corpus,
-            tokenizer=tokenizer, values=values, seeds=(values.get("seed", 0),), name=name,
-            runs=runs,
+            kind="run", chosen=(configuration,), profile=profile, protocol=protocol, corpus=corpus,
+            tokenizer=tokenizer, values=values, trial_budget=budget, name=name, runs=runs,
+            seeds=None if seed is None else (seed,),
             resources=options.planned_resources(cpus_per_trial, gpus_per_trial, None, runs),
         )  # fmt: skip
         experiment = build_experiment(request)
@@ -201,7 +214,7 @@ def _headline(experiment: "Experiment", n_todo: int) -> str:
         f"data {data.corpus}: {documents}, {manifest.train_tokens:,}"
         f" tokens, {manifest.heldout_documents} held out; tokenizer {data.tokenizer},"
         f" {manifest.vocab_size:,} entries; fingerprint {manifest.fingerprint}"
-        + "".join(f"\n{remark}" for remark in manifest.remarks())
+        + "".join(f"\n{remark}" for remark in [*manifest.remarks(), *experiment.remarks])
     )
 
 

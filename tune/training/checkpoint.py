@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from quarterhour.data.files import write_file
-from quarterhour.tune.foreign import is_plain_file
+from quarterhour.tune.foreign import is_plain_file, tell
+from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.run_folder import CHECKPOINT, PREVIOUS_CHECKPOINT
 from quarterhour.tune.run_reader import read_rows
 from quarterhour.tune.training.recorder import Recorder
@@ -77,6 +78,23 @@ class Checkpoints:
     def drop_previous(self) -> None:
         """Remove the checkpoint before the newest."""
         self._previous.unlink(missing_ok=True)
+
+
+def trained(spec: TrialSpec) -> Trainer:
+    """A trial's trainer, on the CPU, as its newest usable checkpoint has it.
+
+    Raises ValueError where there is none, and DamagedError where the trial's rows are damaged.
+    """
+    checkpoints = Checkpoints(spec.folder)
+    trainer, _ = checkpoints.load(Trainer(spec.config, torch.device("cpu")))
+    for warning in checkpoints.warnings:
+        tell(warning)
+    if not trainer.step:
+        raise ValueError(
+            f"{spec.folder} has no checkpoint that can be used (a search keeps its best trial's"
+            f" alone): `quarterhour run {spec.folder} --runs again` trains it again"
+        )
+    return trainer
 
 
 def _read(path: Path, device: torch.device) -> dict[str, Any]:

@@ -7,10 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from quarterhour.analysis.runs import Run, dotted
+from quarterhour.analysis.runs import Run
 from quarterhour.analysis.statistics import CONFIDENCE, unjudged, welch
-from quarterhour.tune.foreign import read_json
-from quarterhour.tune.run_folder import CONFIG, TOKENS_PER_SECOND, TRIAL, Status, setting_place
+from quarterhour.tune.run_folder import TOKENS_PER_SECOND, TRIAL, Status, setting_place
 
 SPENT = ("step", "tokens", "flops", "seconds")
 CORRECTION = "Welch's intervals, 95 % for all comparisons together (Bonferroni)"
@@ -104,29 +103,16 @@ def setting_names(trials: pd.DataFrame) -> list[str]:
     return sorted(names, key=setting_place)
 
 
-def rerun_command(run: Run, trial_folder: Path) -> str:
-    """The shell command that trains a trial of a search again, in a run folder of its own.
+def rerun_command(trial_folder: Path) -> str:
+    """The shell command that trains a trial again, in a run folder of its own.
 
-    Beside the search's run folder it adopts the result instead: nothing is trained twice.
+    It is for the working directory in which the report is made; a trial's folder elsewhere is told
+    by the end of its path. Beside the search's run folder it adopts the result instead.
     """
-    experiment, trial = run.experiment, read_json(trial_folder / CONFIG)
-    config = dotted(trial["config"])
-    # What a baseline has without being told: the searched one has the search's seed.
-    baseline = dotted(experiment["resolved"]["baseline"]) | {"seed": 0}
-    fresh = f"-seed{trial['seed']}" if trial["seed"] != experiment["search"]["seed"] else ""
-    options = {
-        "profile": experiment["profile"],
-        "protocol": experiment["protocol"],
-        "corpus": experiment["data"]["corpus"],
-        "tokenizer": experiment["data"]["tokenizer"],
-        "precision": config.pop("precision"),
-        "name": f"{run.folder.name}-{trial['name']}{fresh}",
-    }
-    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    for path, value in config.items():
-        if value is not None and (value != baseline.get(path) or path.startswith("budget.")):
-            words += ["--set", f"{path}={value}"]
-    return shlex.join(["quarterhour", "run", "baseline", *words])
+    here = Path.cwd()
+    inside = trial_folder.is_relative_to(here)
+    shown = trial_folder.relative_to(here) if inside else Path(*trial_folder.parts[-2:])
+    return shlex.join(["quarterhour", "run", str(shown)])
 
 
 def seed_comparison(results: SearchResults) -> pd.DataFrame:

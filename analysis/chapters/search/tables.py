@@ -52,9 +52,10 @@ def commands(run: Run) -> pd.DataFrame:
     """The best trials as commands that train them again, each in a run folder of its own.
 
     Beside the search's folder such a command adopts the result; with another --runs it trains.
+    --set, --seed, --budget and --profile change a part.
     """
     folders = search_results(run).ranked()["folder"].head(SHOWN_COMMANDS)
-    shown = {folder.name: search.rerun_command(run, folder) for folder in folders}
+    shown = {folder.name: search.rerun_command(folder.absolute()) for folder in folders}
     return pd.DataFrame({"command": shown}, dtype=str).rename_axis("trial")
 
 

@@ -1,0 +1,98 @@
+"""A trained trial in use: its model and its tokenizer, and the folder that transformers loads."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+from quarterhour.data.decoding import prompt_tokens
+from quarterhour.data.files import write_folder, write_text
+from quarterhour.data.tokens import recorded_tokenizer
+from quarterhour.model.decoder import Decoder
+from quarterhour.model.sampling import stream_tokens
+from quarterhour.tune.run_folder import Row
+from quarterhour.tune.run_reader import read_rows
+from quarterhour.tune.start import PastTrial, read_past_trial
+from quarterhour.tune.training.checkpoint import trained
+
+MODEL_CARD = "README.md"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A past trial's decoder, on the CPU, after the updates of `row`, and its tokenizer."""
+
+    past: PastTrial
+    decoder: Decoder
+    row: Row
+    tokenizer: Tokenizer
+
+    @property
+    def seq_len(self) -> int:
+        """The number of tokens that the decoder was trained to see."""
+        return self.past.spec.config.data.seq_len
+
+    def writes(self, prompt: str, *, tokens: int, temperature: float, seed: int) -> Iterator[str]:
+        """What the decoder writes after a prompt, piece by piece: see `stream_tokens`.
+
+        Raises ValueError where the tokenizer has no token for the prompt.
+        """
+        begun = prompt_tokens(self.tokenizer, prompt)
+        if not begun:
+            raise ValueError(f"--prompt is {prompt!r}: the tokenizer has no token for it")
+        text = DecodeStream(ids=begun)
+        for token in stream_tokens(
+            self.decoder,
+            begun,
+            new_tokens=tokens,
+            seq_len=self.seq_len,
+            seed=seed,
+            temperature=temperature,
+        ):
+            yield text.step(self.tokenizer, token) or ""
+
+
+def read_trained(folder: Path, tokenizer: str | None = None) -> Trained:
+    """A trial's decoder, and its run's tokenizer, or a `tokenizer` that is the same elsewhere.
+
+    Raises ValueError where the trial has no checkpoint, or the tokenizer is another.
+    """
+    past = read_past_trial(folder)
+    trainer, data = trained(past.spec), past.experiment["data"]
+    return Trained(
+        past=past,
+        decoder=trainer.model.eval(),
+        row=next(row for row in read_rows(folder) if row["step"] == trainer.step),
+        tokenizer=recorded_tokenizer(tokenizer or data["tokenizer"], data["tokenizer_hash"]),
+    )
+
+
+def write_for_transformers(trained: Trained, card: str, folder: Path) -> None:
+    """A new folder for transformers' Auto classes: weights, tokenizer, settings, model `card`.
+
+    Raises ValueError where the folder holds anything.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is not empty: give a new folder")
+    write_folder(folder, lambda new: _fill(new, trained, card))
+
+
+def _fill(folder: Path, trained: Trained, card: str) -> None:
+    import safetensors.torch  # with transformers, which takes seconds to load
+    from transformers import GenerationConfig, PreTrainedTokenizerFast
+
+    from quarterhour.model.arcee import arcee_config, arcee_weights
+
+    weights = safetensors.torch.save(arcee_weights(trained.decoder), metadata={"format": "pt"})
+    (folder / "model.safetensors").write_bytes(weights)
+    arcee_config(trained.decoder.config, trained.seq_len).save_pretrained(folder)
+    drawn = GenerationConfig(do_sample=True, top_k=0, max_new_tokens=trained.seq_len // 2 or 1)
+    drawn.save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=trained.tokenizer,
+        clean_up_tokenization_spaces=False,
+        model_max_length=trained.seq_len,
+    ).save_pretrained(folder)
+    write_text(folder / MODEL_CARD, card)

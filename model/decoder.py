@@ -1,10 +1,10 @@
-"""The study's decoder: pre-norm, ungated feed-forward, tied embedding, no biases.
+"""The study's decoder: pre-norm, ungated feed-forward, tied embedding, no biases; and its variants.
 
 Shapes: B batch, T time, D d_model, H heads, K d_head = D / H, F d_ff, V vocabulary.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quarterhour.model.attention import causal_attention
+from quarterhour.model.choice import CHOICE
+from quarterhour.model.feed_forward import FEED_FORWARDS, FeedForwardName
 from quarterhour.model.rms_norm import RMSNorm
 
 INIT_STD = 0.02
@@ -29,6 +31,7 @@ class DecoderConfig:
     d_ff: int
     positions: Literal["none", "rope"] = "none"
     dropout: float = 0.0
+    feed_forward: FeedForwardName = field(default="silu", metadata=CHOICE)
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "d_model", "n_heads", "n_layers", "d_ff"):
@@ -54,8 +57,14 @@ class DecoderConfig:
     @property
     def parameters(self) -> int:
         """Number of trained parameters; the tied embedding counts once."""
-        per_layer = 4 * self.d_model**2 + 2 * self.d_model * self.d_ff + 2 * self.d_model
+        per_layer = self.layer_matrices + 2 * self.d_model
         return self.vocab_size * self.d_model + self.n_layers * per_layer + self.d_model
+
+    @property
+    def layer_matrices(self) -> int:
+        """Number of a layer's parameters that are in matrices."""
+        widening = FEED_FORWARDS[self.feed_forward].matrices * self.d_ff
+        return self.d_model * (4 * self.d_model + widening)
 
     def flops_per_token(self, seq_len: int) -> int:
         """Training FLOPs a token: 6 a parameter, plus causal attention.
@@ -86,17 +95,20 @@ def rotate(x_BHTK: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class Layer(nn.Module):
-    """One pre-norm layer: causal attention, then a SiLU feed-forward without a gate."""
+    """One pre-norm layer: causal attention, then a feed-forward."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.n_heads = config.n_heads
+        kind = FEED_FORWARDS[config.feed_forward]
         self.attention_norm = RMSNorm(config.d_model)
         self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=False)
         self.attention_out = nn.Linear(config.d_model, config.d_model, bias=False)
         self.feed_forward_norm = RMSNorm(config.d_model)
         self.up = nn.Linear(config.d_model, config.d_ff, bias=False)
         self.down = nn.Linear(config.d_ff, config.d_model, bias=False)
+        self.gate = nn.Linear(config.d_model, config.d_ff, bias=False) if kind.gated else None
+        self.hidden = kind.hidden
         self.dropout = nn.Dropout(config.dropout)
 
     def attention(self, x_BTD: Tensor, table: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -108,10 +120,15 @@ class Layer(nn.Module):
         mixed_BHTK = causal_attention(qkv_3BHTK)
         return self.attention_out(mixed_BHTK.transpose(1, 2).flatten(2))
 
+    def feed_forward(self, x_BTD: Tensor) -> Tensor:
+        """Each token for itself: [B, T, D] to [B, T, D]."""
+        widening = (self.up, self.gate) if self.gate else (self.up,)
+        return self.down(self.hidden(*(matrix(x_BTD) for matrix in widening)))
+
     def forward(self, x_BTD: Tensor, table: tuple[Tensor, Tensor] | None) -> Tensor:
         """One layer on the residual stream: [B, T, D] to [B, T, D]."""
         x_BTD = x_BTD + self.dropout(self.attention(self.attention_norm(x_BTD), table))
-        return x_BTD + self.dropout(self.down(F.silu(self.up(self.feed_forward_norm(x_BTD)))))
+        return x_BTD + self.dropout(self.feed_forward(self.feed_forward_norm(x_BTD)))
 
 
 class Decoder(nn.Module):

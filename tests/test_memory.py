@@ -75,6 +75,8 @@ SHAPES: list[dict[str, Any]] = [
     {"data.batch_size": 32, "data.seq_len": 64},
     {"model.d_model": 192, "model.d_ff": 768, "model.n_layers": 6},
     {"model.vocab_size": 20_000, "data.batch_size": 8, "data.seq_len": 64},
+    {"model.feed_forward": "relu2"},
+    {"model.feed_forward": "swiglu", "model.d_ff": 512},
 ]
 
 

@@ -6,6 +6,7 @@ Letters: T time, D d_model, F d_ff, H heads, V vocabulary.
 kernels depend.
 """
 
+from quarterhour.model.feed_forward import FEED_FORWARDS
 from quarterhour.model.loss import BLOCK_ENTRIES, BLOCK_ROWS, block_rows
 from quarterhour.search_spaces.point import TrialConfig
 
@@ -97,14 +98,14 @@ def _layer(config: TrialConfig, device: str, capability: Capability) -> int:
     """Bytes a token that one layer keeps for its backward.
 
     In fp32: inputs of both norms, 2 D, and their scales, 2. In the precision: inputs of qkv and
-    up, 2 D; queries, keys and values, 3 D; attention's output, D; before and after the SiLU, 2 F.
+    up, 2 D; queries, keys and values, 3 D; attention's output, D; of the feed-forward what it says.
     Dropout's masks, 2 D: numbers on a CPU, bytes on a GPU. On a GPU besides, a logarithm a head;
     with RoPE attention's output in a second order, D; without a kernel the scores, T a head, and
     queries and keys, 2 D, in fp32.
     """
     model, each = config.model, _bytes_each(config)
     kept = FP32 * (2 * model.d_model + 2)
-    kept += each * (6 * model.d_model + 2 * model.d_ff)
+    kept += each * (6 * model.d_model + FEED_FORWARDS[model.feed_forward].kept * model.d_ff)
     if device == "cuda":
         kept += FP32 * model.n_heads
         if model.positions == "rope":
@@ -173,8 +174,7 @@ def _embedding_copy(config: TrialConfig) -> int:
 def _weight_copies(config: TrialConfig) -> int:
     """The layers' matrices in half precision; in fp32 there are no copies."""
     model, each = config.model, _bytes_each(config)
-    linear = model.n_layers * (4 * model.d_model**2 + 2 * model.d_model * model.d_ff)
-    return each * linear if each < FP32 else 0
+    return each * model.n_layers * model.layer_matrices if each < FP32 else 0
 
 
 def _tokens(config: TrialConfig) -> int:

@@ -1,0 +1,36 @@
+"""Decoders of every kind, drawn by hypothesis, and whether one can be built."""
+
+from typing import Any, get_args
+
+import torch
+from hypothesis import strategies as st
+
+from quarterhour.model.decoder import Decoder, DecoderConfig
+from quarterhour.model.feed_forward import FeedForwardName
+
+
+def loud(config: DecoderConfig) -> Decoder:
+    """A decoder with weights so large that each part shows in what comes out."""
+    model = Decoder(config, seed=0)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        parameter.data.normal_(std=0.5, generator=generator)
+    return model
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> DecoderConfig:
+    """Tiny decoders with any combination of the choices."""
+    n_heads = draw(st.integers(1, 3))
+    choices: dict[str, Any] = {
+        "positions": ["none", "rope"],
+        "feed_forward": get_args(FeedForwardName),
+    }
+    return DecoderConfig(
+        vocab_size=draw(st.integers(1, 60)),
+        d_model=n_heads * 4 * draw(st.integers(1, 3)),
+        n_heads=n_heads,
+        n_layers=draw(st.integers(1, 3)),
+        d_ff=draw(st.integers(1, 40)),
+        **{name: draw(st.sampled_from(values)) for name, values in choices.items()},
+    )

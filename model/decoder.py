@@ -22,7 +22,10 @@ ROPE_BASE = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """Sizes of a decoder. Raises ValueError if they do not fit together."""
+    """Sizes and parts of a decoder. Raises ValueError if they do not fit together.
+
+    `heads_per_kv` heads of queries share a head of keys and values.
+    """
 
     vocab_size: int
     d_model: int
@@ -31,10 +34,11 @@ class DecoderConfig:
     d_ff: int
     positions: Literal["none", "rope"] = "none"
     dropout: float = 0.0
+    heads_per_kv: int = field(default=1, metadata=CHOICE)
     feed_forward: FeedForwardName = field(default="silu", metadata=CHOICE)
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "d_model", "n_heads", "n_layers", "d_ff"):
+        for name in ("vocab_size", "d_model", "n_heads", "n_layers", "d_ff", "heads_per_kv"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} is {getattr(self, name)}: it must be at least 1")
         if not 0 <= self.dropout < 1:
@@ -42,6 +46,11 @@ class DecoderConfig:
         if self.d_model % self.n_heads:
             raise ValueError(
                 f"model.n_heads is {self.n_heads}: it must divide model.d_model {self.d_model}"
+            )
+        if self.n_heads % self.heads_per_kv:
+            raise ValueError(
+                f"model.heads_per_kv is {self.heads_per_kv}: it must divide model.n_heads"
+                f" {self.n_heads}"
             )
         if self.positions == "rope" and self.d_head % 4:
             raise ValueError(
@@ -55,6 +64,16 @@ class DecoderConfig:
         return self.d_model // self.n_heads
 
     @property
+    def kv_heads(self) -> int:
+        """Heads of keys, and of values."""
+        return self.n_heads // self.heads_per_kv
+
+    @property
+    def d_qkv(self) -> int:
+        """Width of queries, keys and values together."""
+        return self.d_model + 2 * self.kv_heads * self.d_head
+
+    @property
     def parameters(self) -> int:
         """Number of trained parameters; the tied embedding counts once."""
         per_layer = self.layer_matrices + 2 * self.d_model
@@ -64,7 +83,7 @@ class DecoderConfig:
     def layer_matrices(self) -> int:
         """Number of a layer's parameters that are in matrices."""
         widening = FEED_FORWARDS[self.feed_forward].matrices * self.d_ff
-        return self.d_model * (4 * self.d_model + widening)
+        return self.d_model * (self.d_qkv + self.d_model + widening)
 
     def flops_per_token(self, seq_len: int) -> int:
         """Training FLOPs a token: 6 a parameter, plus causal attention.
@@ -99,10 +118,10 @@ class Layer(nn.Module):
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        self.n_heads = config.n_heads
+        self.d_head, self.heads = config.d_head, (config.n_heads, *2 * (config.kv_heads,))
         kind = FEED_FORWARDS[config.feed_forward]
         self.attention_norm = RMSNorm(config.d_model)
-        self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=False)
+        self.qkv = nn.Linear(config.d_model, config.d_qkv, bias=False)
         self.attention_out = nn.Linear(config.d_model, config.d_model, bias=False)
         self.feed_forward_norm = RMSNorm(config.d_model)
         self.up = nn.Linear(config.d_model, config.d_ff, bias=False)
@@ -113,11 +132,11 @@ class Layer(nn.Module):
 
     def attention(self, x_BTD: Tensor, table: tuple[Tensor, Tensor] | None) -> Tensor:
         """Causal self-attention: [B, T, D] to [B, T, D]."""
-        heads = (3, self.n_heads, -1)
-        qkv_3BHTK = self.qkv(x_BTD).unflatten(-1, heads).permute(2, 0, 3, 1, 4)
+        heads_BHTK = self.qkv(x_BTD).unflatten(-1, (-1, self.d_head)).transpose(1, 2)
+        q_BHTK, k_BGTK, v_BGTK = heads_BHTK.split(self.heads, 1)
         if table is not None:
-            qkv_3BHTK = torch.cat([rotate(qkv_3BHTK[:2], table), qkv_3BHTK[2:]])
-        mixed_BHTK = causal_attention(qkv_3BHTK)
+            q_BHTK, k_BGTK = rotate(q_BHTK, table), rotate(k_BGTK, table)
+        mixed_BHTK = causal_attention(q_BHTK, k_BGTK, v_BGTK)
         return self.attention_out(mixed_BHTK.transpose(1, 2).flatten(2))
 
     def feed_forward(self, x_BTD: Tensor) -> Tensor:

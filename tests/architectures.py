@@ -21,9 +21,10 @@ def loud(config: DecoderConfig) -> Decoder:
 @st.composite
 def configs(draw: st.DrawFn) -> DecoderConfig:
     """Tiny decoders with any combination of the choices."""
-    n_heads = draw(st.integers(1, 3))
+    n_heads = draw(st.integers(1, 4))
     choices: dict[str, Any] = {
         "positions": ["none", "rope"],
+        "heads_per_kv": [n for n in (1, 2, 3, 4) if n_heads % n == 0],
         "feed_forward": get_args(FeedForwardName),
     }
     return DecoderConfig(

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from architectures import configs, loud
 from hypothesis import given
@@ -26,7 +27,7 @@ def hugging_face(config: DecoderConfig, kind: Any, **values: Any) -> dict[str, A
     return kind(
         vocab_size=config.vocab_size, hidden_size=config.d_model, intermediate_size=config.d_ff,
         num_hidden_layers=config.n_layers, num_attention_heads=config.n_heads,
-        num_key_value_heads=config.n_heads, head_dim=config.d_head, rms_norm_eps=EPS,
+        num_key_value_heads=config.kv_heads, head_dim=config.d_head, rms_norm_eps=EPS,
         attention_dropout=0.0, attn_implementation="eager", **values,
     )  # fmt: skip
 
@@ -39,7 +40,7 @@ def take_weights(theirs: nn.Module, model: Decoder) -> None:
         "norm.weight": model.final_norm.weight,
     }
     for number, layer in enumerate(model.layers):
-        q, k, v = layer.qkv.weight.split(config.d_model)
+        q, k, v = layer.qkv.weight.split([heads * config.d_head for heads in layer.heads])
         of_layer = {
             "input_layernorm": layer.attention_norm.weight,
             "self_attn.q_proj": q, "self_attn.k_proj": k, "self_attn.v_proj": v,
@@ -69,6 +70,13 @@ def error_against(config: DecoderConfig, build: Callable[[], Any]) -> float:
 
 def test_swiglu_is_llamas():
     config = DecoderConfig(**SIZES, feed_forward="swiglu")
+    assert error_against(config, lambda: LlamaModel(hugging_face(config, LlamaConfig))) < 1e-5
+
+
+@pytest.mark.parametrize("heads_per_kv", [2, 3, 6])
+def test_shared_keys_and_values_are_llamas(heads_per_kv: int):
+    sizes = SIZES | {"n_heads": 6, "heads_per_kv": heads_per_kv}
+    config = DecoderConfig(**sizes, feed_forward="swiglu")
     assert error_against(config, lambda: LlamaModel(hugging_face(config, LlamaConfig))) < 1e-5
 
 

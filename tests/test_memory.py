@@ -76,6 +76,7 @@ SHAPES: list[dict[str, Any]] = [
     {"model.d_model": 192, "model.d_ff": 768, "model.n_layers": 6},
     {"model.vocab_size": 20_000, "data.batch_size": 8, "data.seq_len": 64},
     {"model.feed_forward": "relu2"},
+    {"model.heads_per_kv": 3},
     {"model.feed_forward": "swiglu", "model.d_ff": 512},
 ]
 
@@ -251,9 +252,9 @@ def test_scores_are_kept_where_a_gpu_has_no_kernel(
 def test_what_a_step_holds_without_a_kernel_is_what_the_formula_says(
     heads: int, monkeypatch: pytest.MonkeyPatch
 ):
-    def attention(qkv_3BHTK: Tensor) -> Tensor:
+    def attention(*qkv: Tensor) -> Tensor:
         with sdpa_kernel(SDPBackend.MATH):
-            return torch.nn.functional.scaled_dot_product_attention(*qkv_3BHTK, is_causal=True)
+            return torch.nn.functional.scaled_dot_product_attention(*qkv, is_causal=True)
 
     monkeypatch.setattr("quarterhour.model.decoder.causal_attention", attention)
     monkeypatch.setattr("quarterhour.model.loss.GPU_BLOCK_ROWS", 512)  # as a CPU has

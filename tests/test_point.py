@@ -48,6 +48,8 @@ def test_values_come_back_and_survive_json(values: dict[str, Any]):
         ({"optim.learning_rate": True}, "optim.learning_rate is True"),
         ({"data.batch_size": 8.0}, "data.batch_size is 8.0: it must be of type int"),
         ({"model.positions": "alibi"}, "model.positions is 'alibi': it must be none or rope"),
+        ({"model.heads_per_kv": 0}, "model.heads_per_kv is 0: it must be at least 1"),
+        ({"model.heads_per_kv": 4}, "model.heads_per_kv is 4: it must divide model.n_heads 6"),
         ({"model.feed_forward": "gelu"}, "'gelu': it must be silu or relu2 or swiglu"),
         ({"budget.max_steps": 1.5}, "budget.max_steps is 1.5: it must be of type int or None"),
         ({"model.n_heads": 5}, "model.n_heads is 5: it must divide model.d_model 96"),
@@ -77,7 +79,7 @@ def test_what_cannot_be_is_refused_by_name(values: dict[str, Any], message: str)
 CHANGES: dict[str, Any] = {
     "model.vocab_size": 8_193, "model.d_model": 192, "model.n_heads": 8, "model.n_layers": 4,
     "model.d_ff": 385, "model.positions": "rope", "model.dropout": 0.1,
-    "model.feed_forward": "swiglu",
+    "model.feed_forward": "swiglu", "model.heads_per_kv": 2,
     "optim.learning_rate": 1e-5, "optim.beta1": 0.8, "optim.beta2": 0.95, "optim.eps": 1e-7,
     "optim.weight_decay": 0.0, "optim.clip_norm": 2.0, "optim.warmup_fraction": 0.1,
     "optim.final_lr_fraction": 0.0, "optim.schedule": "linear", "optim.decay_fraction": 0.5,

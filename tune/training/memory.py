@@ -98,14 +98,16 @@ def _layer(config: TrialConfig, device: str, capability: Capability) -> int:
     """Bytes a token that one layer keeps for its backward.
 
     In fp32: inputs of both norms, 2 D, and their scales, 2. In the precision: inputs of qkv and
-    up, 2 D; queries, keys and values, 3 D; attention's output, D; of the feed-forward what it says.
+    up, 2 D; queries, keys and values, up to 3 D; attention's output, D; of the feed-forward what it
+    says. A GPU has shared keys and values once for each head.
     Dropout's masks, 2 D: numbers on a CPU, bytes on a GPU. On a GPU besides, a logarithm a head;
     with RoPE attention's output in a second order, D; without a kernel the scores, T a head, and
     queries and keys, 2 D, in fp32.
     """
     model, each = config.model, _bytes_each(config)
     kept = FP32 * (2 * model.d_model + 2)
-    kept += each * (6 * model.d_model + FEED_FORWARDS[model.feed_forward].kept * model.d_ff)
+    d_qkv = model.d_qkv if device == "cpu" else 3 * model.d_model
+    kept += each * (3 * model.d_model + d_qkv + FEED_FORWARDS[model.feed_forward].kept * model.d_ff)
     if device == "cuda":
         kept += FP32 * model.n_heads
         if model.positions == "rope":

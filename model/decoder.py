@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from quarterhour.model.attention import causal_attention
 from quarterhour.model.choice import CHOICE
 from quarterhour.model.feed_forward import FEED_FORWARDS, FeedForwardName
+from quarterhour.model.norms import NORMS, NormName
 from quarterhour.model.rms_norm import RMSNorm
 
 INIT_STD = 0.02
@@ -24,7 +25,8 @@ ROPE_BASE = 1024
 class DecoderConfig:
     """Sizes and parts of a decoder. Raises ValueError if they do not fit together.
 
-    `heads_per_kv` heads of queries share a head of keys and values.
+    `heads_per_kv` heads of queries share a head of keys and values. `norm_place` is that of a norm
+    before each branch, or one after it too; `qk_norm` is of each head's queries and keys.
     """
 
     vocab_size: int
@@ -35,6 +37,9 @@ class DecoderConfig:
     positions: Literal["none", "rope"] = "none"
     dropout: float = 0.0
     heads_per_kv: int = field(default=1, metadata=CHOICE)
+    norm: NormName = field(default="rms", metadata=CHOICE)
+    norm_place: Literal["pre", "pre-and-post"] = field(default="pre", metadata=CHOICE)
+    qk_norm: Literal["none", "rms"] = field(default="none", metadata=CHOICE)
     feed_forward: FeedForwardName = field(default="silu", metadata=CHOICE)
 
     def __post_init__(self) -> None:
@@ -76,8 +81,14 @@ class DecoderConfig:
     @property
     def parameters(self) -> int:
         """Number of trained parameters; the tied embedding counts once."""
-        per_layer = self.layer_matrices + 2 * self.d_model
+        norms = self.branch_norms * self.d_model + (2 * self.d_head if self.qk_norm == "rms" else 0)
+        per_layer = self.layer_matrices + norms
         return self.vocab_size * self.d_model + self.n_layers * per_layer + self.d_model
+
+    @property
+    def branch_norms(self) -> int:
+        """Norms of a layer as wide as the decoder."""
+        return 4 if self.norm_place == "pre-and-post" else 2
 
     @property
     def layer_matrices(self) -> int:
@@ -114,26 +125,32 @@ def rotate(x_BHTK: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class Layer(nn.Module):
-    """One pre-norm layer: causal attention, then a feed-forward."""
+    """One layer: a branch of causal attention, then one of a feed-forward."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.d_head, self.heads = config.d_head, (config.n_heads, *2 * (config.kv_heads,))
-        kind = FEED_FORWARDS[config.feed_forward]
-        self.attention_norm = RMSNorm(config.d_model)
+        kind, norm = FEED_FORWARDS[config.feed_forward], NORMS[config.norm]
+        post_norm = norm if config.norm_place == "pre-and-post" else nn.Identity
+        qk_norm = RMSNorm if config.qk_norm == "rms" else nn.Identity
+        self.attention_norm = norm(config.d_model)
         self.qkv = nn.Linear(config.d_model, config.d_qkv, bias=False)
         self.attention_out = nn.Linear(config.d_model, config.d_model, bias=False)
-        self.feed_forward_norm = RMSNorm(config.d_model)
+        self.feed_forward_norm = norm(config.d_model)
         self.up = nn.Linear(config.d_model, config.d_ff, bias=False)
         self.down = nn.Linear(config.d_ff, config.d_model, bias=False)
         self.gate = nn.Linear(config.d_model, config.d_ff, bias=False) if kind.gated else None
         self.hidden = kind.hidden
+        self.query_norm, self.key_norm = qk_norm(config.d_head), qk_norm(config.d_head)
+        self.attention_post_norm = post_norm(config.d_model)
+        self.feed_forward_post_norm = post_norm(config.d_model)
         self.dropout = nn.Dropout(config.dropout)
 
     def attention(self, x_BTD: Tensor, table: tuple[Tensor, Tensor] | None) -> Tensor:
         """Causal self-attention: [B, T, D] to [B, T, D]."""
         heads_BHTK = self.qkv(x_BTD).unflatten(-1, (-1, self.d_head)).transpose(1, 2)
         q_BHTK, k_BGTK, v_BGTK = heads_BHTK.split(self.heads, 1)
+        q_BHTK, k_BGTK = self.query_norm(q_BHTK), self.key_norm(k_BGTK)
         if table is not None:
             q_BHTK, k_BGTK = rotate(q_BHTK, table), rotate(k_BGTK, table)
         mixed_BHTK = causal_attention(q_BHTK, k_BGTK, v_BGTK)
@@ -146,8 +163,10 @@ class Layer(nn.Module):
 
     def forward(self, x_BTD: Tensor, table: tuple[Tensor, Tensor] | None) -> Tensor:
         """One layer on the residual stream: [B, T, D] to [B, T, D]."""
-        x_BTD = x_BTD + self.dropout(self.attention(self.attention_norm(x_BTD), table))
-        return x_BTD + self.dropout(self.feed_forward(self.feed_forward_norm(x_BTD)))
+        mixed_BTD = self.attention(self.attention_norm(x_BTD), table)
+        x_BTD = x_BTD + self.dropout(self.attention_post_norm(mixed_BTD))
+        changed_BTD = self.feed_forward(self.feed_forward_norm(x_BTD))
+        return x_BTD + self.dropout(self.feed_forward_post_norm(changed_BTD))
 
 
 class Decoder(nn.Module):
@@ -158,7 +177,7 @@ class Decoder(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layers))
-        self.final_norm = RMSNorm(config.d_model)
+        self.final_norm = NORMS[config.norm](config.d_model)
         self.dropout = nn.Dropout(config.dropout)
         generator = torch.Generator().manual_seed(seed)
         for module in self.modules():

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from quarterhour.model.decoder import Decoder, DecoderConfig
 from quarterhour.model.feed_forward import FeedForwardName
+from quarterhour.model.norms import NormName
 
 
 def loud(config: DecoderConfig) -> Decoder:
@@ -25,6 +26,9 @@ def configs(draw: st.DrawFn) -> DecoderConfig:
     choices: dict[str, Any] = {
         "positions": ["none", "rope"],
         "heads_per_kv": [n for n in (1, 2, 3, 4) if n_heads % n == 0],
+        "norm": get_args(NormName),
+        "norm_place": ["pre", "pre-and-post"],
+        "qk_norm": ["none", "rms"],
         "feed_forward": get_args(FeedForwardName),
     }
     return DecoderConfig(

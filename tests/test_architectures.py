@@ -1,6 +1,5 @@
 """The decoder's choices against transformers' own decoders of the same mathematics."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,9 +8,19 @@ from architectures import configs, loud
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaModel
+from transformers import (
+    Gemma2Config,
+    Gemma2Model,
+    LlamaConfig,
+    LlamaModel,
+    OlmoConfig,
+    OlmoModel,
+    Qwen3Config,
+    Qwen3Model,
+)
 
 from quarterhour.model.decoder import Decoder, DecoderConfig
+from quarterhour.model.norms import LayerNorm
 
 EPS = torch.finfo(torch.float32).eps
 SIZES: dict[str, Any] = {"vocab_size": 37, "d_model": 24, "n_heads": 3, "n_layers": 2, "d_ff": 29}
@@ -22,7 +31,7 @@ def largest_error(ours: Tensor, theirs: Tensor) -> float:
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
-def hugging_face(config: DecoderConfig, kind: Any, **values: Any) -> dict[str, Any]:
+def hugging_face(config: DecoderConfig, kind: Any, **values: Any) -> Any:
     """The settings that a transformers decoder needs to be this one."""
     return kind(
         vocab_size=config.vocab_size, hidden_size=config.d_model, intermediate_size=config.d_ff,
@@ -32,52 +41,95 @@ def hugging_face(config: DecoderConfig, kind: Any, **values: Any) -> dict[str, A
     )  # fmt: skip
 
 
-def take_weights(theirs: nn.Module, model: Decoder) -> None:
-    """Give a transformers decoder our weights; it has no factor after its embedding."""
-    config = model.config
-    state = {
-        "embed_tokens.weight": model.embedding.weight * config.d_model**0.5,
-        "norm.weight": model.final_norm.weight,
-    }
+LLAMA = {
+    "input_layernorm": "attention_norm",
+    "self_attn.o_proj": "attention_out",
+    "post_attention_layernorm": "feed_forward_norm",
+    "mlp.gate_proj": "gate",
+    "mlp.up_proj": "up",
+    "mlp.down_proj": "down",
+}
+GEMMA = LLAMA | {
+    "post_attention_layernorm": "attention_post_norm",
+    "pre_feedforward_layernorm": "feed_forward_norm",
+    "post_feedforward_layernorm": "feed_forward_post_norm",
+}
+QWEN = LLAMA | {"self_attn.q_norm": "query_norm", "self_attn.k_norm": "key_norm"}
+
+
+def take_weights(theirs: nn.Module, model: Decoder, names: dict[str, str]) -> None:
+    """Give a transformers decoder our weights, by their names.
+
+    Gemma has our factor after the embedding, and adds 1 to the weights of its norms.
+    """
+    is_gemma = isinstance(theirs, Gemma2Model)
+    factor = 1 if is_gemma else model.config.d_model**0.5
+    state = {"embed_tokens": model.embedding.weight * factor, "norm": model.final_norm.weight}
     for number, layer in enumerate(model.layers):
-        q, k, v = layer.qkv.weight.split([heads * config.d_head for heads in layer.heads])
-        of_layer = {
-            "input_layernorm": layer.attention_norm.weight,
-            "self_attn.q_proj": q, "self_attn.k_proj": k, "self_attn.v_proj": v,
-            "self_attn.o_proj": layer.attention_out.weight,
-            "post_attention_layernorm": layer.feed_forward_norm.weight,
-            "mlp.gate_proj": layer.gate.weight, "mlp.up_proj": layer.up.weight,
-            "mlp.down_proj": layer.down.weight,
-        }  # fmt: skip
-        state |= {f"layers.{number}.{name}.weight": w for name, w in of_layer.items()}
-    theirs.load_state_dict(state)
-
-
-def without_positions(theirs: Any) -> None:
-    """Their rotary embedding turns nothing."""
-    theirs.rotary_emb.inv_freq.zero_()
+        qkv = layer.qkv.weight.split([heads * layer.d_head for heads in layer.heads])
+        of_layer = {f"self_attn.{name}_proj": w for name, w in zip("qkv", qkv, strict=True)}
+        of_layer |= {name: layer.get_parameter(f"{own}.weight") for name, own in names.items()}
+        state |= {f"layers.{number}.{name}": w for name, w in of_layer.items()}
+    state = {f"{name}.weight": w - int(is_gemma and "norm" in name) for name, w in state.items()}
+    theirs.load_state_dict({n: w for n, w in state.items() if n in theirs.state_dict()})
 
 
 @torch.no_grad()
-def error_against(config: DecoderConfig, build: Callable[[], Any]) -> float:
-    """The largest error of final hidden states."""
-    model, theirs = loud(config), build().eval()
-    take_weights(theirs, model)
-    without_positions(theirs)
+def error_of(theirs: Any, model: Decoder, names: dict[str, str]) -> float:
+    """The largest error of final hidden states, without positions."""
+    take_weights(theirs.eval(), model, names)
+    theirs.rotary_emb.inv_freq.zero_()
     tokens_BT = torch.randint(37, (2, 13), generator=torch.Generator().manual_seed(2))
     return largest_error(model(tokens_BT), theirs(tokens_BT, use_cache=False).last_hidden_state)
 
 
+def error_against(theirs: Any, config: DecoderConfig, names: dict[str, str] = LLAMA) -> float:
+    return error_of(theirs, loud(config), names)
+
+
+def gemma(config: DecoderConfig, **values: Any) -> Gemma2Model:
+    """A Gemma 2 whose attention is all full, unless `values` say otherwise."""
+    fixed = {"hidden_activation": "silu", "query_pre_attn_scalar": config.d_head}
+    full = {"attn_logit_softcapping": None, "layer_types": ["full_attention"] * config.n_layers}
+    return Gemma2Model(hugging_face(config, Gemma2Config, **fixed, **full | values))
+
+
 def test_swiglu_is_llamas():
     config = DecoderConfig(**SIZES, feed_forward="swiglu")
-    assert error_against(config, lambda: LlamaModel(hugging_face(config, LlamaConfig))) < 1e-5
+    assert error_against(LlamaModel(hugging_face(config, LlamaConfig)), config) < 1e-5
 
 
 @pytest.mark.parametrize("heads_per_kv", [2, 3, 6])
 def test_shared_keys_and_values_are_llamas(heads_per_kv: int):
     sizes = SIZES | {"n_heads": 6, "heads_per_kv": heads_per_kv}
     config = DecoderConfig(**sizes, feed_forward="swiglu")
-    assert error_against(config, lambda: LlamaModel(hugging_face(config, LlamaConfig))) < 1e-5
+    assert error_against(LlamaModel(hugging_face(config, LlamaConfig)), config) < 1e-5
+
+
+def test_norms_of_queries_and_keys_are_qwens():
+    sizes = SIZES | {"n_heads": 4, "heads_per_kv": 2}
+    config = DecoderConfig(**sizes, feed_forward="swiglu", qk_norm="rms")
+    assert error_against(Qwen3Model(hugging_face(config, Qwen3Config)), config, QWEN) < 1e-5
+
+
+def test_layer_norms_are_olmos_where_their_weights_are_1():
+    config = DecoderConfig(**SIZES, feed_forward="swiglu", norm="layer")
+    model, theirs = loud(config), OlmoModel(hugging_face(config, OlmoConfig)).eval()
+    for norm in (m for m in model.modules() if isinstance(m, LayerNorm)):
+        norm.weight.data.fill_(1)
+    assert error_of(theirs, model, {n: own for n, own in LLAMA.items() if "norm" not in n}) < 1e-5
+
+
+def test_a_layer_norm_has_torchs_values_and_weights():
+    norm, theirs = LayerNorm(12), nn.LayerNorm(12, bias=False)
+    theirs.weight.data = norm.weight.data.normal_()
+    x = torch.randn(5, 12)
+    torch.testing.assert_close(norm(x), theirs(x))
+
+
+def test_norms_after_the_branches_are_gemmas():
+    config = DecoderConfig(**SIZES, feed_forward="swiglu", norm_place="pre-and-post")
+    assert error_against(gemma(config), config, GEMMA) < 1e-5
 
 
 def test_relu2_is_the_square_of_what_is_above_0():

@@ -79,7 +79,8 @@ def test_what_cannot_be_is_refused_by_name(values: dict[str, Any], message: str)
 CHANGES: dict[str, Any] = {
     "model.vocab_size": 8_193, "model.d_model": 192, "model.n_heads": 8, "model.n_layers": 4,
     "model.d_ff": 385, "model.positions": "rope", "model.dropout": 0.1,
-    "model.feed_forward": "swiglu", "model.heads_per_kv": 2,
+    "model.feed_forward": "swiglu", "model.heads_per_kv": 2, "model.norm": "layer",
+    "model.norm_place": "pre-and-post", "model.qk_norm": "rms",
     "optim.learning_rate": 1e-5, "optim.beta1": 0.8, "optim.beta2": 0.95, "optim.eps": 1e-7,
     "optim.weight_decay": 0.0, "optim.clip_norm": 2.0, "optim.warmup_fraction": 0.1,
     "optim.final_lr_fraction": 0.0, "optim.schedule": "linear", "optim.decay_fraction": 0.5,

@@ -105,7 +105,7 @@ def _layer(config: TrialConfig, device: str, capability: Capability) -> int:
     queries and keys, 2 D, in fp32.
     """
     model, each = config.model, _bytes_each(config)
-    kept = FP32 * (2 * model.d_model + 2)
+    kept = FP32 * 2 * model.d_model + _more_of_norms(config, device)
     d_qkv = model.d_qkv if device == "cpu" else 3 * model.d_model
     kept += each * (3 * model.d_model + d_qkv + FEED_FORWARDS[model.feed_forward].kept * model.d_ff)
     if device == "cuda":
@@ -116,6 +116,26 @@ def _layer(config: TrialConfig, device: str, capability: Capability) -> int:
             kept += FP32 * (model.n_heads * config.data.seq_len + 2 * model.d_model)
     if model.dropout:
         kept += 2 * model.d_model * (each if device == "cpu" else 1)
+    return kept
+
+
+def _more_of_norms(config: TrialConfig, device: str) -> int:
+    """Bytes a token of a layer's norms besides the residual stream, which is their input.
+
+    In fp32: scales, and of layer norms means too. Inputs of those after the branches, 2 D, in the
+    precision. Of those of queries and keys a scale a head, and the input with the values beside it.
+    Layer norms, and on a GPU all, keep inputs in fp32.
+    """
+    model, each = config.model, _bytes_each(config)
+    of_vector = 2 if model.norm == "layer" else 1
+    kept = FP32 * of_vector * model.branch_norms
+    of_branches = FP32 if model.norm == "layer" or device == "cuda" else each
+    kept += of_branches * (model.branch_norms - 2) * model.d_model
+    if model.qk_norm == "rms":
+        d_qk = (model.n_heads + model.kv_heads) * model.d_head
+        wide = device == "cuda" and each < FP32
+        kept += FP32 * d_qk if wide else each * model.d_qkv
+        kept += FP32 * (model.n_heads + model.kv_heads)
     return kept
 
 

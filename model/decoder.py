@@ -74,9 +74,14 @@ class DecoderConfig:
         return self.n_heads // self.heads_per_kv
 
     @property
+    def qkv_widths(self) -> list[int]:
+        """Widths of queries, keys and values."""
+        return [self.d_model, *2 * [self.kv_heads * self.d_head]]
+
+    @property
     def d_qkv(self) -> int:
-        """Width of queries, keys and values together."""
-        return self.d_model + 2 * self.kv_heads * self.d_head
+        """Their width together."""
+        return sum(self.qkv_widths)
 
     @property
     def parameters(self) -> int:

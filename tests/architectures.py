@@ -39,3 +39,14 @@ def configs(draw: st.DrawFn) -> DecoderConfig:
         d_ff=draw(st.integers(1, 40)),
         **{name: draw(st.sampled_from(values)) for name, values in choices.items()},
     )
+
+
+# One configuration with all the choices that can be made together, besides their sizes.
+EVERYTHING: dict[str, Any] = {
+    "model__feed_forward": "swiglu",
+    "model__heads_per_kv": 2,
+    "model__norm": "layer",
+    "model__norm_place": "pre-and-post",
+    "model__qk_norm": "rms",
+    "optim__optimizer": "muon",
+}

@@ -77,6 +77,7 @@ SHAPES: list[dict[str, Any]] = [
     {"model.vocab_size": 20_000, "data.batch_size": 8, "data.seq_len": 64},
     {"model.feed_forward": "relu2"},
     {"model.heads_per_kv": 3},
+    {"optim.optimizer": "muon"},
     {"model.qk_norm": "rms", "model.heads_per_kv": 2, "model.positions": "rope"},
     {"model.norm": "layer"},
     {"model.norm": "layer", "model.norm_place": "pre-and-post"},

@@ -73,8 +73,15 @@ def live_bytes(config: TrialConfig, device: str, capability: Capability = (0, 0)
     in_evaluation = _in_evaluation(config) if device == "cuda" else {}
     return {
         "weights": FP32 * model.parameters,
-        "optimizer": 2 * FP32 * model.parameters,  # AdamW's moments
+        "optimizer": _optimizer(config),
     } | max(at_loss, at_end, in_evaluation, key=lambda terms: sum(terms.values()))
+
+
+def _optimizer(config: TrialConfig) -> int:
+    """AdamW's two moments, and Muon's one of the layers' matrices."""
+    model = config.model
+    matrices = model.n_layers * model.layer_matrices if config.optim.optimizer == "muon" else 0
+    return FP32 * (2 * model.parameters - matrices)
 
 
 def keeps_scores(config: TrialConfig, capability: Capability) -> bool:

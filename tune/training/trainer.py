@@ -39,7 +39,7 @@ class Trainer:
         self.layer_grad_norms = torch.empty(0)
         self.warnings: list[str] = []
         self._captured: CapturedStep | None = None
-        self._rate = torch.zeros((), device=device)
+        self._rates = [torch.zeros((), device=device) for _ in self.optimizer.param_groups]
 
     def _fresh_scaler(self) -> torch.amp.GradScaler:
         return torch.amp.GradScaler(self.device.type, enabled=self.config.precision == "fp16")
@@ -72,11 +72,11 @@ class Trainer:
         return loss, norm
 
     def _set_learning_rate(self) -> None:
-        rate: float | Tensor = self.learning_rate
-        if self.device.type == "cuda":
-            rate = self._rate.fill_(rate)  # a replay reads it there
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        optim, steps = self.config.optim, self.config.budget.steps
+        for group, on_gpu in zip(self.optimizer.param_groups, self._rates, strict=True):
+            rate = optim.learning_rate_at(self.step, steps, group.get("full_rate"))
+            # A replay reads it there.
+            group["lr"] = on_gpu.fill_(rate) if self.device.type == "cuda" else rate
 
     def _update(self, batch_BT: Tensor, measure_layers: bool = True) -> tuple[Tensor, ...]:
         """All that a device computes in a step: loss, norm, and norms of the layers if asked."""

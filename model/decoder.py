@@ -11,22 +11,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quarterhour.model.attention import causal_attention
+from quarterhour.model.attention import Sight, causal_attention
 from quarterhour.model.choice import CHOICE
 from quarterhour.model.feed_forward import FEED_FORWARDS, FeedForwardName
 from quarterhour.model.norms import NORMS, NormName
 from quarterhour.model.rms_norm import RMSNorm
 
 INIT_STD = 0.02
-ROPE_BASE = 1024
+ROPE_BASE = 1024.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
     """Sizes and parts of a decoder. Raises ValueError if they do not fit together.
 
-    `heads_per_kv` heads of queries share a head of keys and values. `norm_place` is that of a norm
-    before each branch, or one after it too; `qk_norm` is of each head's queries and keys.
+    "rope" turns half of each head (reference), "rope-full" all of it. With attention "window" a
+    token sees the last `window` tokens, but all in every `full_every`-th layer. Scores stay within
+    `soft_cap`; 0 is none. `heads_per_kv` heads of queries share a head of keys and values.
+    `norm_place` is that of a norm before each branch, or one after it too; `qk_norm` is of each
+    head's queries and keys. With `residual_init` "by-depth" the last matrix of each branch starts
+    smaller, by the root of the number of branches.
     """
 
     vocab_size: int
@@ -34,20 +38,34 @@ class DecoderConfig:
     n_heads: int
     n_layers: int
     d_ff: int
-    positions: Literal["none", "rope"] = "none"
+    positions: Literal["none", "rope", "rope-full"] = "none"
     dropout: float = 0.0
+    rope_base: float = field(default=ROPE_BASE, metadata=CHOICE)
+    attention: Literal["full", "window"] = field(default="full", metadata=CHOICE)
+    window: int = field(default=128, metadata=CHOICE)
+    full_every: int = field(default=4, metadata=CHOICE)
+    soft_cap: float = field(default=0.0, metadata=CHOICE)
     heads_per_kv: int = field(default=1, metadata=CHOICE)
     norm: NormName = field(default="rms", metadata=CHOICE)
     norm_place: Literal["pre", "pre-and-post"] = field(default="pre", metadata=CHOICE)
     qk_norm: Literal["none", "rms"] = field(default="none", metadata=CHOICE)
     feed_forward: FeedForwardName = field(default="silu", metadata=CHOICE)
+    head: Literal["tied", "untied"] = field(default="tied", metadata=CHOICE)
+    residual_init: Literal["equal", "by-depth"] = field(default="equal", metadata=CHOICE)
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "d_model", "n_heads", "n_layers", "d_ff", "heads_per_kv"):
+        sizes = ("vocab_size", "d_model", "n_heads", "n_layers", "d_ff")
+        for name in (*sizes, "heads_per_kv", "window", "full_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} is {getattr(self, name)}: it must be at least 1")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout is {self.dropout}: it must be at least 0 and below 1")
+        if not 0 <= self.soft_cap < math.inf:
+            raise ValueError(
+                f"model.soft_cap is {self.soft_cap}: it must be at least 0, or 0 for none"
+            )
+        if not 1 < self.rope_base < math.inf:
+            raise ValueError(f"model.rope_base is {self.rope_base}: it must be above 1")
         if self.d_model % self.n_heads:
             raise ValueError(
                 f"model.n_heads is {self.n_heads}: it must divide model.d_model {self.d_model}"
@@ -57,10 +75,11 @@ class DecoderConfig:
                 f"model.heads_per_kv is {self.heads_per_kv}: it must divide model.n_heads"
                 f" {self.n_heads}"
             )
-        if self.positions == "rope" and self.d_head % 4:
+        parts = {"none": 1, "rope": 4, "rope-full": 2}[self.positions]
+        if self.d_head % parts:
             raise ValueError(
-                f"model.d_model / model.n_heads is {self.d_head}: positions 'rope' needs a multiple"
-                " of 4; change either, or use positions 'none'"
+                f"model.d_model / model.n_heads is {self.d_head}: positions '{self.positions}'"
+                f" needs a multiple of {parts}; change either, or use positions 'none'"
             )
 
     @property
@@ -83,12 +102,23 @@ class DecoderConfig:
         """Their width together."""
         return sum(self.qkv_widths)
 
+    def sight_of(self, layer: int) -> Sight:
+        """What attention sees in a layer."""
+        is_full = self.attention == "full" or (layer + 1) % self.full_every == 0
+        return Sight(None if is_full else self.window, self.soft_cap)
+
+    @property
+    def lookup(self) -> int:
+        """Number of parameters that no product uses: an embedding which is not the head too."""
+        return self.vocab_size * self.d_model if self.head == "untied" else 0
+
     @property
     def parameters(self) -> int:
         """Number of trained parameters; the tied embedding counts once."""
         norms = self.branch_norms * self.d_model + (2 * self.d_head if self.qk_norm == "rms" else 0)
         per_layer = self.layer_matrices + norms
-        return self.vocab_size * self.d_model + self.n_layers * per_layer + self.d_model
+        head = self.vocab_size * self.d_model
+        return self.lookup + head + self.n_layers * per_layer + self.d_model
 
     @property
     def branch_norms(self) -> int:
@@ -105,21 +135,41 @@ class DecoderConfig:
         """Training FLOPs a token: 6 a parameter, plus causal attention.
 
         Attention is half of the 12 · layers · d_model · seq_len of Chowdhery et al. 2022 (PaLM),
-        appendix B, since a token attends to half of the window on average.
+        appendix B, since a token attends to half of the sequence on average; with a window of W of
+        T tokens to W (2 T - W) / 2 T.
         """
-        return 6 * self.parameters + 6 * self.n_layers * self.d_model * seq_len
+        sights = map(self.sight_of, range(self.n_layers))
+        windows = (min(sight.window or seq_len, seq_len) for sight in sights)
+        seen = sum(w * (2 * seq_len - w) // seq_len for w in windows)
+        return 6 * (self.parameters - self.lookup) + 6 * self.d_model * seen
 
 
-def rope_table(seq_len: int, d_head: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def rope_table(
+    seq_len: int, d_head: int, device: torch.device, base: float = ROPE_BASE
+) -> tuple[Tensor, Tensor]:
     """Cosines and sines, each [T, K / 2], of the half-truncated rotary embedding.
 
-    Half of the head's pairs turn at ROPE_BASE^(-linspace(0, 1)) radians a position; the others
-    stand still (reference: "the table intended").
+    Half of the head's pairs turn at base^(-linspace(0, 1)) radians a position; the others stand
+    still (reference: "the table intended").
     """
-    turning = (1 / ROPE_BASE) ** torch.linspace(0, 1, d_head // 4, device=device)
-    frequencies = torch.cat([turning, torch.zeros_like(turning)])
-    angles = torch.outer(torch.arange(seq_len, device=device).float(), frequencies)
+    turning = (1 / base) ** torch.linspace(0, 1, d_head // 4, device=device)
+    return _turned(seq_len, torch.cat([turning, torch.zeros_like(turning)]))
+
+
+def full_rope_table(
+    seq_len: int, d_head: int, device: torch.device, base: float
+) -> tuple[Tensor, Tensor]:
+    """The same of Su et al. 2021 (RoFormer): pair i turns at base^(-2 i / K)."""
+    pairs = torch.arange(d_head // 2, device=device)
+    return _turned(seq_len, (1 / base) ** (2 * pairs / d_head))
+
+
+def _turned(seq_len: int, frequencies: Tensor) -> tuple[Tensor, Tensor]:
+    angles = torch.outer(torch.arange(seq_len, device=frequencies.device).float(), frequencies)
     return angles.cos(), angles.sin()
+
+
+ROPE_TABLES = {"rope": rope_table, "rope-full": full_rope_table}
 
 
 def rotate(x_BHTK: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
@@ -132,8 +182,9 @@ def rotate(x_BHTK: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
 class Layer(nn.Module):
     """One layer: a branch of causal attention, then one of a feed-forward."""
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: DecoderConfig, number: int) -> None:
         super().__init__()
+        self.sight = config.sight_of(number)
         self.d_head, self.heads = config.d_head, (config.n_heads, *2 * (config.kv_heads,))
         kind, norm = FEED_FORWARDS[config.feed_forward], NORMS[config.norm]
         post_norm = norm if config.norm_place == "pre-and-post" else nn.Identity
@@ -158,7 +209,7 @@ class Layer(nn.Module):
         q_BHTK, k_BGTK = self.query_norm(q_BHTK), self.key_norm(k_BGTK)
         if table is not None:
             q_BHTK, k_BGTK = rotate(q_BHTK, table), rotate(k_BGTK, table)
-        mixed_BHTK = causal_attention(q_BHTK, k_BGTK, v_BGTK)
+        mixed_BHTK = causal_attention(q_BHTK, k_BGTK, v_BGTK, self.sight)
         return self.attention_out(mixed_BHTK.transpose(1, 2).flatten(2))
 
     def feed_forward(self, x_BTD: Tensor) -> Tensor:
@@ -181,24 +232,38 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layers))
+        self.layers = nn.ModuleList(Layer(config, n) for n in range(config.n_layers))
         self.final_norm = NORMS[config.norm](config.d_model)
         self.dropout = nn.Dropout(config.dropout)
-        generator = torch.Generator().manual_seed(seed)
+        head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.untied_head = head if config.head == "untied" else None
+        self._draw_weights(torch.Generator().manual_seed(seed))
+
+    def _draw_weights(self, generator: torch.Generator) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=INIT_STD, generator=generator)
+        if self.config.residual_init == "by-depth":  # Radford et al. 2019 (GPT-2)
+            for layer in self.layers:
+                for name in ("attention_out", "down"):
+                    layer.get_parameter(f"{name}.weight").data /= (2 * len(self.layers)) ** 0.5
+
+    @property
+    def head_weight(self) -> Tensor:
+        """What turns hidden states into logits: [V, D]."""
+        return (self.untied_head or self.embedding).weight
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """Final hidden states [B, T, D] of token ids [B, T]; the head is in `loss` and `logits`."""
-        table = None
-        if self.config.positions == "rope":
-            table = rope_table(tokens_BT.shape[1], self.config.d_head, tokens_BT.device)
+        config, table = self.config, None
+        if make_table := ROPE_TABLES.get(config.positions):
+            seq_len, device = tokens_BT.shape[1], tokens_BT.device
+            table = make_table(seq_len, config.d_head, device, config.rope_base)
         x_BTD = self.dropout(self.embedding(tokens_BT) * math.sqrt(self.config.d_model))
         for layer in self.layers:
             x_BTD = layer(x_BTD, table)
         return self.final_norm(x_BTD)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits [..., V] of hidden states [..., D], by the tied embedding."""
-        return F.linear(hidden, self.embedding.weight)
+        """Logits [..., V] of hidden states [..., D]."""
+        return F.linear(hidden, self.head_weight)

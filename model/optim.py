@@ -21,7 +21,8 @@ class OptimConfig:
     `decay_fraction` is the share of a warmup-stable-decay schedule in which it decays, and `cycles`
     the number of cycles of a cyclical one. Both count from the end of the warmup; other schedules
     ignore them. With "muon" the layers' matrices have a learning rate and a momentum of their own,
-    on the same schedule; the rest has AdamW's.
+    on the same schedule; the rest has AdamW's. `z_loss` is the weight of the squared logarithm of
+    the softmax's denominator, which the reported loss leaves out.
     """
 
     learning_rate: float
@@ -35,6 +36,7 @@ class OptimConfig:
     schedule: Schedule = "cosine"
     decay_fraction: float = 0.2
     cycles: int = 4
+    z_loss: float = field(default=0.0, metadata=CHOICE)
     optimizer: Literal["adamw", "muon"] = field(default="adamw", metadata=CHOICE)
     muon_learning_rate: float = field(default=0.02, metadata=CHOICE)
     muon_momentum: float = field(default=0.95, metadata=CHOICE)
@@ -42,7 +44,8 @@ class OptimConfig:
     def __post_init__(self) -> None:
         for name in ("learning_rate", "eps", "clip_norm", "muon_learning_rate"):
             self._require(name, 0 < getattr(self, name) < math.inf, "above 0")
-        self._require("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0")
+        for name in ("weight_decay", "z_loss"):
+            self._require(name, 0 <= getattr(self, name) < math.inf, "at least 0")
         for name in ("beta1", "beta2", "warmup_fraction", "muon_momentum"):
             self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         self._require("final_lr_fraction", 0 <= self.final_lr_fraction <= 1, "within 0 and 1")

@@ -24,7 +24,14 @@ def configs(draw: st.DrawFn) -> DecoderConfig:
     """Tiny decoders with any combination of the choices."""
     n_heads = draw(st.integers(1, 4))
     choices: dict[str, Any] = {
-        "positions": ["none", "rope"],
+        "positions": ["none", "rope", "rope-full"],
+        "rope_base": [1024.0, 1e4],
+        "attention": ["full", "window"],
+        "window": [1, 2, 5],
+        "full_every": [1, 2, 3],
+        "soft_cap": [0.0, 2.0],
+        "head": ["tied", "untied"],
+        "residual_init": ["equal", "by-depth"],
         "heads_per_kv": [n for n in (1, 2, 3, 4) if n_heads % n == 0],
         "norm": get_args(NormName),
         "norm_place": ["pre", "pre-and-post"],
@@ -48,5 +55,12 @@ EVERYTHING: dict[str, Any] = {
     "model__norm": "layer",
     "model__norm_place": "pre-and-post",
     "model__qk_norm": "rms",
+    "model__attention": "window",
+    "model__window": 5,
+    "model__full_every": 2,
+    "model__soft_cap": 5.0,
+    "model__head": "untied",
+    "model__residual_init": "by-depth",
+    "optim__z_loss": 1e-3,
     "optim__optimizer": "muon",
 }

@@ -13,6 +13,8 @@ from transformers import (
     Gemma2Model,
     LlamaConfig,
     LlamaModel,
+    MistralConfig,
+    MistralModel,
     OlmoConfig,
     OlmoModel,
     Qwen3Config,
@@ -67,6 +69,9 @@ def take_weights(theirs: nn.Module, model: Decoder, names: dict[str, str]) -> No
     state = {"embed_tokens": model.embedding.weight * factor, "norm": model.final_norm.weight}
     for number, layer in enumerate(model.layers):
         qkv = layer.qkv.weight.split([heads * layer.d_head for heads in layer.heads])
+        if model.config.positions != "none":  # ours turn the other way: by the other half first
+            turned = [w.unflatten(0, (-1, 2, layer.d_head // 2)).flip(1).flatten(0, 2) for w in qkv]
+            qkv = [*turned[:2], qkv[2]]
         of_layer = {f"self_attn.{name}_proj": w for name, w in zip("qkv", qkv, strict=True)}
         of_layer |= {name: layer.get_parameter(f"{own}.weight") for name, own in names.items()}
         state |= {f"layers.{number}.{name}": w for name, w in of_layer.items()}
@@ -76,9 +81,10 @@ def take_weights(theirs: nn.Module, model: Decoder, names: dict[str, str]) -> No
 
 @torch.no_grad()
 def error_of(theirs: Any, model: Decoder, names: dict[str, str]) -> float:
-    """The largest error of final hidden states, without positions."""
+    """The largest error of final hidden states; without positions, unless they are ours."""
     take_weights(theirs.eval(), model, names)
-    theirs.rotary_emb.inv_freq.zero_()
+    if model.config.positions == "none":
+        theirs.rotary_emb.inv_freq.zero_()
     tokens_BT = torch.randint(37, (2, 13), generator=torch.Generator().manual_seed(2))
     return largest_error(model(tokens_BT), theirs(tokens_BT, use_cache=False).last_hidden_state)
 
@@ -130,6 +136,65 @@ def test_a_layer_norm_has_torchs_values_and_weights():
 def test_norms_after_the_branches_are_gemmas():
     config = DecoderConfig(**SIZES, feed_forward="swiglu", norm_place="pre-and-post")
     assert error_against(gemma(config), config, GEMMA) < 1e-5
+
+
+@pytest.mark.parametrize("base", [100.0, 10_000.0])
+def test_positions_over_the_whole_head_are_llamas(base: float):
+    config = DecoderConfig(**SIZES, feed_forward="swiglu", positions="rope-full", rope_base=base)
+    theirs = hugging_face(
+        config, LlamaConfig, rope_parameters={"rope_type": "default", "rope_theta": base}
+    )
+    assert error_against(LlamaModel(theirs), config) < 1e-5
+
+
+@pytest.mark.parametrize("window", [1, 3, 12, 40])
+def test_a_window_is_mistrals(window: int):
+    config = DecoderConfig(
+        **SIZES, feed_forward="swiglu", attention="window", window=window, full_every=9
+    )
+    theirs = MistralModel(hugging_face(config, MistralConfig, sliding_window=window))
+    assert error_against(theirs, config) < 1e-5
+
+
+def test_soft_caps_and_every_second_layer_full_are_gemmas():
+    config = DecoderConfig(
+        **SIZES | {"n_layers": 4}, feed_forward="swiglu", norm_place="pre-and-post",
+        attention="window", window=4, full_every=2, soft_cap=3.0,
+    )  # fmt: skip
+    kinds = ["sliding_attention", "full_attention"] * 2
+    theirs = gemma(config, layer_types=kinds, sliding_window=4, attn_logit_softcapping=3.0)
+    assert error_against(theirs, config, GEMMA) < 1e-5
+
+
+def test_an_untied_head_is_a_matrix_of_its_own():
+    model = loud(DecoderConfig(**SIZES, head="untied"))
+    hidden = torch.randn(5, 24)
+    torch.testing.assert_close(model.logits(hidden), hidden @ model.head_weight.T)
+    assert model.head_weight is not model.embedding.weight
+
+
+def test_the_last_matrix_of_a_branch_starts_smaller_by_the_root_of_their_number():
+    equal, by_depth = (
+        Decoder(DecoderConfig(**SIZES | {"n_layers": 8}, residual_init=kind), seed=0).state_dict()
+        for kind in ("equal", "by-depth")
+    )
+    for name, weight in equal.items():
+        factor = 4 if "attention_out" in name or "down" in name else 1
+        torch.testing.assert_close(by_depth[name] * factor, weight)
+
+
+def test_only_what_a_token_is_multiplied_with_counts_as_flops():
+    tied, untied = (DecoderConfig(**SIZES, head=head) for head in ("tied", "untied"))
+    assert untied.parameters == tied.parameters + 37 * 24
+    assert untied.flops_per_token(64) == tied.flops_per_token(64)
+    wide, narrow = (
+        DecoderConfig(**SIZES | {"n_layers": 8}, attention="window", window=w) for w in (64, 16)
+    )
+    full = DecoderConfig(**SIZES | {"n_layers": 8})
+    assert wide.flops_per_token(64) == full.flops_per_token(64)
+    pairs = sum(min(t, 16) for t in range(1, 65)) / 64  # that a token sees on average
+    saved = full.flops_per_token(64) - narrow.flops_per_token(64)
+    assert saved == pytest.approx(6 * 12 * 24 * (32.5 - pairs), rel=0.03)
 
 
 def test_relu2_is_the_square_of_what_is_above_0():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from quarterhour.model.attention import causal_attention
+from quarterhour.model.attention import Sight, causal_attention
 from quarterhour.model.rms_norm import RMSNorm
 
 
@@ -65,6 +65,34 @@ def test_heads_that_share_keys_are_as_if_each_had_its_own(
         repeated = [x.repeat_interleave(sharing, 1) for x in (k, v)]
         mixed = causal_attention(q, k, v)
         expected = F.scaled_dot_product_attention(q, *repeated, is_causal=True)
+        torch.testing.assert_close(mixed, expected)
+        grad = torch.randn_like(expected)
+        grad_ours = torch.autograd.grad(mixed, (q, given_qkv), grad)
+        torch.testing.assert_close(grad_ours, torch.autograd.grad(expected, (q, given_qkv), grad))
+
+
+@given(
+    st.tuples(st.integers(1, 2), st.integers(1, 3), st.integers(1, 40), st.integers(1, 9)),
+    st.integers(1, 2),
+    st.integers(1, 17),
+    st.none() | st.integers(1, 50),
+    st.sampled_from([0.0, 0.7]),
+)
+def test_windows_and_soft_caps_are_those_of_the_definition(
+    shape: tuple[int, ...], sharing: int, queries: int, window: int | None, cap: float
+):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("quarterhour.model.attention.BLOCK_QUERIES", queries)
+        patch.setattr("quarterhour.model.attention.BLOCK_SCORES", 300)
+        _, k, v = given_qkv = random_qkv(shape)
+        q = random_qkv((shape[0], sharing * shape[1], *shape[2:]))[0]
+        mixed = causal_attention(q, k, v, Sight(window, cap))
+        scores = q @ k.repeat_interleave(sharing, 1).mT * shape[-1] ** -0.5
+        scores = cap * torch.tanh(scores / cap) if cap else scores
+        distance = torch.arange(shape[2]).unsqueeze(1) - torch.arange(shape[2])
+        unseen = (distance < 0) | (distance >= (window or shape[2]))
+        p = scores.masked_fill(unseen, -torch.inf).softmax(-1)
+        expected = p @ v.repeat_interleave(sharing, 1)
         torch.testing.assert_close(mixed, expected)
         grad = torch.randn_like(expected)
         grad_ours = torch.autograd.grad(mixed, (q, given_qkv), grad)

@@ -82,7 +82,9 @@ class Trainer:
         """All that a device computes in a step: loss, norm, and norms of the layers if asked."""
         with self._autocast():
             hidden_ND, targets_N = self._hidden_and_targets(batch_BT)
-            loss = mean_cross_entropy(hidden_ND, self.model.embedding.weight, targets_N)
+            loss = mean_cross_entropy(
+                hidden_ND, self.model.head_weight, targets_N, self.config.optim.z_loss
+            )
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         of_layers = self._layer_grad_norms() if measure_layers else torch.empty(0)
@@ -152,7 +154,7 @@ class Trainer:
         self.model.eval()
         with self._autocast():
             hidden_ND, targets_N = self._hidden_and_targets(batch_BT)
-            return token_metrics(hidden_ND, self.model.embedding.weight, targets_N)
+            return token_metrics(hidden_ND, self.model.head_weight, targets_N)
 
     @torch.no_grad()
     def loss(self, batch_BT: Tensor) -> Tensor:
@@ -160,7 +162,7 @@ class Trainer:
         self.model.eval()
         with self._autocast():
             hidden_ND, targets_N = self._hidden_and_targets(batch_BT)
-            return token_loss(hidden_ND, self.model.embedding.weight, targets_N)
+            return token_loss(hidden_ND, self.model.head_weight, targets_N)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next update depends on."""

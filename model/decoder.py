@@ -19,6 +19,7 @@ from quarterhour.model.rms_norm import RMSNorm
 
 INIT_STD = 0.02
 ROPE_BASE = 1024.0
+Positions = Literal["none", "rope", "rope-full"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class DecoderConfig:
     n_heads: int
     n_layers: int
     d_ff: int
-    positions: Literal["none", "rope", "rope-full"] = "none"
+    positions: Positions = "none"
     dropout: float = 0.0
     rope_base: float = field(default=ROPE_BASE, metadata=CHOICE)
     attention: Literal["full", "window"] = field(default="full", metadata=CHOICE)
@@ -61,9 +62,7 @@ class DecoderConfig:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout is {self.dropout}: it must be at least 0 and below 1")
         if not 0 <= self.soft_cap < math.inf:
-            raise ValueError(
-                f"model.soft_cap is {self.soft_cap}: it must be at least 0, or 0 for none"
-            )
+            raise ValueError(f"model.soft_cap is {self.soft_cap}: it must be at least 0")
         if not 1 < self.rope_base < math.inf:
             raise ValueError(f"model.rope_base is {self.rope_base}: it must be above 1")
         if self.d_model % self.n_heads:
@@ -235,8 +234,9 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Layer(config, n) for n in range(config.n_layers))
         self.final_norm = NORMS[config.norm](config.d_model)
         self.dropout = nn.Dropout(config.dropout)
-        head = nn.Linear(config.d_model, config.vocab_size, bias=False)
-        self.untied_head = head if config.head == "untied" else None
+        self.untied_head = None
+        if config.head == "untied":
+            self.untied_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self._draw_weights(torch.Generator().manual_seed(seed))
 
     def _draw_weights(self, generator: torch.Generator) -> None:

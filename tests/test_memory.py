@@ -260,7 +260,8 @@ def test_scores_are_kept_where_a_gpu_has_no_kernel(
 def test_what_a_step_holds_without_a_kernel_is_what_the_formula_says(
     heads: int, monkeypatch: pytest.MonkeyPatch
 ):
-    def attention(*qkv: Tensor) -> Tensor:
+    def attention(*qkv_and_sight: Any) -> Tensor:
+        *qkv, _ = qkv_and_sight
         with sdpa_kernel(SDPBackend.MATH):
             return torch.nn.functional.scaled_dot_product_attention(*qkv, is_causal=True)
 

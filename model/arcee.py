@@ -4,6 +4,7 @@ Arcee has the same parts: norms with weights, attention without biases, an ungat
 Shapes: D d_model, H heads, K d_head, E width of a head there, V vocabulary.
 """
 
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -11,11 +12,23 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import ArceeConfig
 
-from quarterhour.model.decoder import ROPE_BASE, Decoder, DecoderConfig
+from quarterhour.model.decoder import Decoder, DecoderConfig
+
+UNLIKE = ("attention", "soft_cap", "heads_per_kv", "norm", "norm_place", "qk_norm", "feed_forward")
+"""Parts of a decoder that Arcee has at their defaults only."""
 
 
 def arcee_config(config: DecoderConfig, seq_len: int) -> ArceeConfig:
-    """The decoder's sizes as Arcee's; it was trained to see `seq_len` tokens."""
+    """The decoder's sizes as Arcee's; it was trained to see `seq_len` tokens.
+
+    Raises ValueError for a part that Arcee does not have.
+    """
+    for part in fields(config):
+        if part.name in UNLIKE and getattr(config, part.name) != part.default:
+            raise ValueError(
+                f"model.{part.name} is {getattr(config, part.name)}: transformers' Arcee, which the"
+                f" export is for, has only {part.default}"
+            )
     return ArceeConfig(
         architectures=["ArceeForCausalLM"],
         vocab_size=config.vocab_size,
@@ -40,17 +53,17 @@ def _head_width(config: DecoderConfig) -> int:
 
 
 def _rope(config: DecoderConfig) -> dict[str, str | float]:
-    """Half of the pairs turn, or none.
+    """All pairs turn, half of them, or none.
 
-    Arcee's pair i turns at theta^(-2i / K) radians a position, ours at ROPE_BASE^(-i / (K/4 - 1)).
+    Arcee's pair i turns at theta^(-2i / K) radians a position, as ours does where all turn; where
+    half of them do, ours turns at base^(-i / (K/4 - 1)).
     """
-    turns = config.positions == "rope"
-    several = turns and config.d_head > 4  # else the only pair turns at 1 for any theta
+    several = config.positions == "rope" and config.d_head > 4  # one pair turns at 1 for any theta
     exponent = 2 * config.d_head / (config.d_head - 4) if several else 1
     return {
         "rope_type": "proportional",
-        "rope_theta": float(ROPE_BASE**exponent),
-        "partial_rotary_factor": 0.5 if turns else 0.0,
+        "rope_theta": float(config.rope_base**exponent),
+        "partial_rotary_factor": {"none": 0.0, "rope": 0.5, "rope-full": 1.0}[config.positions],
     }
 
 
@@ -63,7 +76,7 @@ def arcee_weights(decoder: Decoder) -> dict[str, Tensor]:
     weights = {
         "model.embed_tokens.weight": embedding_VD * decoder.config.d_model**0.5,
         "model.norm.weight": decoder.final_norm.weight,
-        "lm_head.weight": embedding_VD,
+        "lm_head.weight": decoder.head_weight.detach(),
     }
     layers: Any = decoder.layers
     for number, layer in enumerate(layers):

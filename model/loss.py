@@ -35,7 +35,9 @@ class _MeanCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor, z_loss: float
+    ) -> Tensor:
         h_ND, e_VD = (x.to(compute_dtype(x)) for x in (hidden_ND, embedding_VD))
         grad_h_ND, grad_e_VD = torch.empty_like(h_ND), torch.zeros_like(embedding_VD)
         device = h_ND.device.type
@@ -48,7 +50,10 @@ class _MeanCrossEntropy(torch.autograd.Function):
         blocks = zip(*(x.split(rows) for x in (h_ND, grad_h_ND, targets_N)), strict=True)
         for h_RD, grad_h_RD, target_R in blocks:
             block_RV = buffer_RV[: len(h_RD)]
-            loss_sum += _softmax_(block_RV, h_RD, e_VD, target_R.unsqueeze(1))
+            block_sum, logsumexp_R1 = _softmax_(block_RV, h_RD, e_VD, target_R.unsqueeze(1))
+            loss_sum += block_sum
+            if z_loss:
+                block_RV.mul_((1 + 2 * z_loss * logsumexp_R1).to(block_RV.dtype))
             if grad_scale != 1:
                 block_RV.mul_(grad_scale)
             block_RV[rows_R[: len(h_RD)], target_R] -= grad_scale  # scatter_add_ copies the block
@@ -59,10 +64,10 @@ class _MeanCrossEntropy(torch.autograd.Function):
         return loss_sum / len(h_ND)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         grad_h_ND, grad_e_VD = ctx.saved_tensors
         scale = grad_outputs[0] / (ctx.grad_scale * len(grad_h_ND))
-        return grad_h_ND.to(ctx.hidden_dtype) * scale, grad_e_VD.mul_(scale), None
+        return grad_h_ND.to(ctx.hidden_dtype) * scale, grad_e_VD.mul_(scale), None, None
 
 
 def _add_product_(sum_VD: Tensor, block_RV: Tensor, h_RD: Tensor) -> None:
@@ -77,23 +82,33 @@ def _add_product_(sum_VD: Tensor, block_RV: Tensor, h_RD: Tensor) -> None:
         addmm_into(sum_VD, block_RV.T, h_RD, torch.float32, out=sum_VD)
 
 
-def _softmax_(out_RV: Tensor, h_RD: Tensor, e_VD: Tensor, target_R1: Tensor) -> Tensor:
-    """Fill `out_RV` with the tokens' probabilities; returns the block's summed loss in nats."""
+def _softmax_(
+    out_RV: Tensor, h_RD: Tensor, e_VD: Tensor, target_R1: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Fill `out_RV` with the tokens' probabilities.
+
+    Returns the block's summed loss in nats, and the logarithms of the sums of exponentials [R, 1].
+    """
     torch.mm(h_RD, e_VD.T, out=out_RV)
     target_logit_R1, max_logit_R1 = out_RV.gather(1, target_R1), out_RV.amax(1, keepdim=True)
     torch.softmax(out_RV, 1, out=out_RV)
     # logsumexp by way of the likeliest token: its probability is at least 1 / V, in fp16 too.
     logsumexp_R1 = max_logit_R1.float() - out_RV.amax(1, keepdim=True).float().log()
-    return (logsumexp_R1 - target_logit_R1.float()).sum()
+    return (logsumexp_R1 - target_logit_R1.float()).sum(), logsumexp_R1
 
 
-def mean_cross_entropy(hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor) -> Tensor:
+def mean_cross_entropy(
+    hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor, z_loss: float = 0.0
+) -> Tensor:
     """Mean next-token loss in nats, differentiable in hidden states and embedding.
 
     The same value and gradients as `F.cross_entropy(hidden @ embedding.T, targets)`, computed in
-    the autocast dtype with the loss and the embedding's gradient summed in fp32.
+    the autocast dtype with the loss and the embedding's gradient summed in fp32. The gradients are
+    those of the loss and `z_loss` · logsumexp² (Chowdhery et al. 2022, PaLM).
     """
-    loss: Tensor = _MeanCrossEntropy.apply(hidden_ND, embedding_VD, targets_N)  # pyright: ignore
+    loss: Tensor = _MeanCrossEntropy.apply(  # pyright: ignore
+        hidden_ND, embedding_VD, targets_N, z_loss
+    )
     return loss
 
 
@@ -104,7 +119,7 @@ def token_loss(hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor) -> Te
     rows = block_rows(h_ND.device.type)
     buffer_RV = h_ND.new_empty(min(rows, len(h_ND)), len(e_VD))
     losses = [
-        _softmax_(buffer_RV[: len(h_RD)], h_RD, e_VD, target_R.unsqueeze(1))
+        _softmax_(buffer_RV[: len(h_RD)], h_RD, e_VD, target_R.unsqueeze(1))[0]
         for h_RD, target_R in zip(h_ND.split(rows), targets_N.split(rows), strict=True)
     ]
     return torch.stack(losses).sum() / len(h_ND)

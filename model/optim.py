@@ -1,22 +1,28 @@
-"""AdamW as the study set it, and the learning-rate schedule as a pure function of the step."""
+"""AdamW as the study set it, Muon, and the learning-rate schedule as a function of the step."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import nn
+
+from quarterhour.model.choice import CHOICE
+from quarterhour.model.decoder import Decoder
+from quarterhour.model.muon import MuonWithAdamW
 
 Schedule = Literal["cosine", "constant", "linear", "warmup-stable-decay", "cyclical"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW, gradient clipping and schedule. Raises ValueError for values out of range.
+    """Optimizer, gradient clipping and schedule. Raises ValueError for values out of range.
 
     `decay_fraction` is the share of a warmup-stable-decay schedule in which it decays, and `cycles`
     the number of cycles of a cyclical one. Both count from the end of the warmup; other schedules
-    ignore them.
+    ignore them. With "muon" the layers' matrices have a learning rate and a momentum of their own,
+    on the same schedule; the rest has AdamW's. `z_loss` is the weight of the squared logarithm of
+    the softmax's denominator, which the reported loss leaves out.
     """
 
     learning_rate: float
@@ -30,12 +36,17 @@ class OptimConfig:
     schedule: Schedule = "cosine"
     decay_fraction: float = 0.2
     cycles: int = 4
+    z_loss: float = field(default=0.0, metadata=CHOICE)
+    optimizer: Literal["adamw", "muon"] = field(default="adamw", metadata=CHOICE)
+    muon_learning_rate: float = field(default=0.02, metadata=CHOICE)
+    muon_momentum: float = field(default=0.95, metadata=CHOICE)
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "eps", "clip_norm"):
+        for name in ("learning_rate", "eps", "clip_norm", "muon_learning_rate"):
             self._require(name, 0 < getattr(self, name) < math.inf, "above 0")
-        self._require("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0")
-        for name in ("beta1", "beta2", "warmup_fraction"):
+        for name in ("weight_decay", "z_loss"):
+            self._require(name, 0 <= getattr(self, name) < math.inf, "at least 0")
+        for name in ("beta1", "beta2", "warmup_fraction", "muon_momentum"):
             self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         self._require("final_lr_fraction", 0 <= self.final_lr_fraction <= 1, "within 0 and 1")
         self._require("decay_fraction", 0 < self.decay_fraction <= 1, "above 0 and at most 1")
@@ -45,17 +56,19 @@ class OptimConfig:
         if not holds:
             raise ValueError(f"optim.{name} is {getattr(self, name)}: it must be {allowed}")
 
-    def learning_rate_at(self, step: int, steps: int) -> float:
+    def learning_rate_at(self, step: int, steps: int, full: float | None = None) -> float:
         """Learning rate of the next update, after `step` of `steps` updates.
 
-        Linear warmup over warmup_fraction · steps, then the schedule from the full rate down to
-        final_lr_fraction of it. "cosine" without warmup is the reference's schedule as run.
+        `full` is the largest, by default AdamW's. Linear warmup over warmup_fraction · steps, then
+        the schedule from the full rate down to final_lr_fraction of it. "cosine" without warmup is
+        the reference's schedule as run.
         """
+        full = full or self.learning_rate
         warmup = int(self.warmup_fraction * steps)
         if step < warmup:
-            return self.learning_rate * (step + 1) / warmup
+            return full * (step + 1) / warmup
         height = self._height((step - warmup) / (steps - warmup))
-        return self.learning_rate * (self.final_lr_fraction + (1 - self.final_lr_fraction) * height)
+        return full * (self.final_lr_fraction + (1 - self.final_lr_fraction) * height)
 
     def _height(self, done: float) -> float:
         """Height of the schedule: 0 at the final rate, 1 at the full one; `done` goes from 0 to 1.
@@ -78,12 +91,30 @@ class OptimConfig:
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """Fused AdamW with weight decay on all parameters, norms and embedding too (reference)."""
-    return torch.optim.AdamW(
-        model.parameters(),
-        lr=config.learning_rate,
-        betas=(config.beta1, config.beta2),
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+    """Fused AdamW with weight decay on all parameters, norms and embedding too (reference).
+
+    With "muon", which needs a Decoder, its layers' matrices have Muon's update.
+    """
+    settings: dict[str, Any] = {
+        "lr": config.learning_rate,
+        "betas": (config.beta1, config.beta2),
+        "eps": config.eps,
+        "weight_decay": config.weight_decay,
+        "fused": True,
+    }
+    if config.optimizer == "muon" and isinstance(model, Decoder):
+        return MuonWithAdamW(_muon_groups(model, config), **settings)
+    return torch.optim.AdamW(model.parameters(), **settings)
+
+
+def _muon_groups(model: Decoder, config: OptimConfig) -> list[dict[str, Any]]:
+    """AdamW's parameters; queries, keys and values, each a matrix of its own; other matrices."""
+    matrices = [p for layer in model.layers for p in layer.parameters() if p.ndim == 2]
+    joined = [layer.get_parameter("qkv.weight") for layer in model.layers]
+    muon = {"full_rate": config.muon_learning_rate, "momentum": config.muon_momentum}
+    of_muon, of_joined = {*matrices}, {*joined}
+    return [
+        {"params": [p for p in model.parameters() if p not in of_muon]},
+        {"params": joined, "rows": model.config.qkv_widths, **muon},
+        {"params": [p for p in matrices if p not in of_joined], "rows": None, **muon},
+    ]

@@ -1,4 +1,4 @@
-"""The open-ended space around the six reference points, and the loader of a user's own space.
+"""The open-ended spaces around the six reference points, and the loader of a user's own space.
 
 A space is a function: it takes an Optuna trial and returns a point, dotted paths with values. Its
 parameters are named after what they set ("optim.learning_rate"; "model.d_head" for the width of a
@@ -7,7 +7,7 @@ head), so any configuration can be looked up in it.
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, get_args
@@ -16,6 +16,9 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import BaseTrial, FixedTrial
 
+from quarterhour.model.decoder import Positions
+from quarterhour.model.feed_forward import FeedForwardName
+from quarterhour.model.norms import NormName
 from quarterhour.model.optim import Schedule
 from quarterhour.search_spaces.point import TrialConfig
 from quarterhour.search_spaces.profiles import Profile
@@ -24,8 +27,23 @@ from quarterhour.search_spaces.space_file import Space, quiet, read_space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
+# Parts of decoder and optimizer that go with all others.
+PARTS: dict[str, Sequence[Any]] = {
+    "model.feed_forward": get_args(FeedForwardName),
+    "model.norm": get_args(NormName),
+    "model.norm_place": ["pre", "pre-and-post"],
+    "model.qk_norm": ["none", "rms"],
+    "model.attention": ["full", "window"],
+    "model.soft_cap": [0.0, 30.0, 50.0],
+    "model.head": ["tied", "untied"],
+    "model.residual_init": ["equal", "by-depth"],
+    "optim.z_loss": [0.0, 1e-4],
+    "optim.optimizer": ["adamw", "muon"],
+}
+MUON = [("optim.muon_learning_rate", 2e-3, 0.2), ("optim.muon_momentum", 0.8, 0.98)]
 
-def open_ended(profile: Profile) -> Space:
+
+def open_ended(profile: Profile, positions: Sequence[str] = ("none", "rope")) -> Space:
     """The study's ranges, scaled to the profile's baseline; the six lie within them.
 
     A head has one of two widths. The model's width is a whole number of heads.
@@ -49,7 +67,7 @@ def open_ended(profile: Profile) -> Space:
             "model.n_heads": d_model // d_head,
             "model.d_ff": 4 * d_model,
             "model.n_layers": trial.suggest_int("model.n_layers", *layers),
-            "model.positions": trial.suggest_categorical("model.positions", ["none", "rope"]),
+            "model.positions": trial.suggest_categorical("model.positions", positions),
             "model.dropout": trial.suggest_float("model.dropout", 0.0, 0.3),
             "data.batch_size": trial.suggest_int(
                 "data.batch_size", *batch_size[:2], step=batch_size[2]
@@ -70,6 +88,38 @@ def open_ended(profile: Profile) -> Space:
         return point
 
     return space
+
+
+def architectures(profile: Profile) -> Space:
+    """The open-ended space, and the parts of decoder and optimizer; the six lie within it too.
+
+    A gated feed-forward is narrower, by its third matrix.
+    """
+    sizes_and_rates = open_ended(profile, get_args(Positions))
+    shortest, longest = (int(scaled(profile, "data.seq_len", tokens)) for tokens in (32, 512))
+
+    def space(trial: BaseTrial) -> dict[str, Any]:
+        point = {**sizes_and_rates(trial)}
+        for path, values in PARTS.items():
+            point[path] = trial.suggest_categorical(path, values)
+        if point["model.feed_forward"] == "swiglu":
+            point["model.d_ff"] = 8 * point["model.d_model"] // 3
+        if point["model.n_heads"] % 2 == 0:
+            point["model.heads_per_kv"] = trial.suggest_categorical("model.heads_per_kv", [1, 2])
+        if point["model.positions"] != "none":
+            point["model.rope_base"] = trial.suggest_float("model.rope_base", 100.0, 1e6, log=True)
+        if point["model.attention"] == "window":
+            point["model.window"] = trial.suggest_int("model.window", shortest, longest, log=True)
+            point["model.full_every"] = trial.suggest_int("model.full_every", 2, 6)
+        if point["optim.optimizer"] == "muon":
+            for path, low, high in MUON:
+                point[path] = trial.suggest_float(path, low, high, log=True)
+        return point
+
+    return space
+
+
+SPACES = {"open-ended": open_ended, "architectures": architectures}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,11 +189,11 @@ def draw(space: Space, baseline: TrialConfig, trial: optuna.Trial) -> TrialConfi
 
 
 def load_space(name: str, profile: Profile) -> Space:
-    """`open-ended`, or NAME of a user's FILE.py, given as `FILE.py:NAME`. It warns only here.
+    """One of SPACES, or NAME of a user's FILE.py, given as `FILE.py:NAME`. It warns only here.
 
     Raises ValueError if there is no such space, or its points cannot be used.
     """
-    space = open_ended(profile) if name == "open-ended" else read_space(name)
+    space = SPACES[name](profile) if name in SPACES else read_space(name)
     trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
     try:
         point = space(trial)

@@ -12,12 +12,13 @@ import math
 import operator
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 import numpy as np
 
 from quarterhour.data.batches import BatchConfig
+from quarterhour.model.choice import CHOICE
 from quarterhour.model.decoder import DecoderConfig
 from quarterhour.model.optim import OptimConfig
 
@@ -145,7 +146,7 @@ class TrialConfig:
             config = replace(
                 self, budget=replace(self.budget, steps=0, report_every=1, eval_every=1)
             )
-        identity = [asdict(config), data_fingerprint, NUMERICS_VERSION]
+        identity = [_identity(config), data_fingerprint, NUMERICS_VERSION]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
     def values(self) -> dict[str, Any]:
@@ -172,6 +173,18 @@ class TrialConfig:
             else:
                 parts[name] = _checked(cls, name, name, value)
         return cls(**parts)
+
+
+def _identity(part: Any) -> Any:
+    """`asdict(part)` without the choices that are at their default."""
+    if not dataclasses.is_dataclass(part):
+        return part
+    values = {field: getattr(part, field.name) for field in dataclasses.fields(part)}
+    return {
+        field.name: _identity(value)
+        for field, value in values.items()
+        if field.metadata != CHOICE or value != field.default
+    }
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:

@@ -26,7 +26,7 @@ def read_space(name: str) -> Space:
     """
     file, colon, function = name.rpartition(":")
     if not colon or not file.endswith(".py"):
-        raise ValueError(f"unknown space '{name}': use open-ended or FILE.py:NAME")
+        raise ValueError(f"unknown space '{name}': use open-ended, architectures or FILE.py:NAME")
     if not Path(file).is_file():
         raise ValueError(f"--space {name}: there is no file {file}")
     mark = _mark(name)

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from architectures import configs, loud
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -13,28 +14,6 @@ from quarterhour.model.decoder import Decoder, DecoderConfig, rope_table, rotate
 STUDY = {"vocab_size": 49_152, "d_model": 384, "n_heads": 6, "n_layers": 12, "d_ff": 1536}
 SMALL_MODEL = {"vocab_size": 49_152, "d_model": 256, "n_heads": 4, "n_layers": 8, "d_ff": 1024}
 TINY: dict[str, Any] = {"vocab_size": 50, "d_model": 16, "n_heads": 2, "n_layers": 2, "d_ff": 24}
-
-
-def loud(config: DecoderConfig) -> Decoder:
-    """A decoder with weights so large that each part shows in what comes out."""
-    model = Decoder(config, seed=0)
-    generator = torch.Generator().manual_seed(1)
-    for parameter in model.parameters():
-        parameter.data.normal_(std=0.5, generator=generator)
-    return model
-
-
-@st.composite
-def configs(draw: st.DrawFn) -> DecoderConfig:
-    n_heads = draw(st.integers(1, 3))
-    return DecoderConfig(
-        vocab_size=draw(st.integers(1, 60)),
-        d_model=n_heads * 4 * draw(st.integers(1, 3)),
-        n_heads=n_heads,
-        n_layers=draw(st.integers(1, 3)),
-        d_ff=draw(st.integers(1, 40)),
-        positions=draw(st.sampled_from(["none", "rope"])),
-    )
 
 
 @pytest.mark.parametrize(("sizes", "count"), [(STUDY, 40_117_632), (SMALL_MODEL, 18_878_720)])

@@ -19,7 +19,8 @@ from quarterhour.analysis.chapters.search.results import search_results
 from quarterhour.analysis.model_card import model_card
 from quarterhour.analysis.runs import load_run
 from quarterhour.data.tokenizer import load_tokenizer
-from quarterhour.model.decoder import Decoder
+from quarterhour.model.arcee import arcee_config
+from quarterhour.model.decoder import Decoder, DecoderConfig
 from quarterhour.tune.cli import main
 from quarterhour.tune.ledger import TrialSpec, read_spec
 from quarterhour.tune.run_reader import read_samples
@@ -33,6 +34,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "dropout": {"positions": "rope", "d_model": 32, "dropout": 0.2},
     "odd_heads": {"d_model": 30, "n_heads": 6},
     "heads_of_one": {"d_model": 12, "n_heads": 12, "d_ff": 7},
+    "rope_of_the_whole_head": {"positions": "rope-full", "d_model": 48, "n_heads": 4},
+    "untied": {"head": "untied", "positions": "rope", "rope_base": 10_000.0, "d_model": 48},
 }
 TEXT = "The history  of abcd, naïve\n\tdef f(x):  # 日本 🙂"
 LOAD = """
@@ -167,6 +170,27 @@ BAD_INPUT = [
     ("untrained/run/baseline/seed0 out", "has no checkpoint that can be used"),
     ("runs/run/baseline/seed0 windows.json/out", "windows.json: File exists; choose a folder"),
 ]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"attention": "window"},
+        {"soft_cap": 5.0},
+        {"heads_per_kv": 2},
+        {"norm": "layer"},
+        {"norm_place": "pre-and-post"},
+        {"qk_norm": "rms"},
+        {"feed_forward": "swiglu"},
+        {"feed_forward": "relu2"},
+    ],
+)
+def test_a_part_that_arcee_lacks_is_refused_by_name(part: dict[str, Any]):
+    sizes = {"vocab_size": 8, "d_model": 8, "n_heads": 2, "n_layers": 1, "d_ff": 8}
+    (name,) = part
+    assert arcee_config(DecoderConfig(**sizes), 8).num_hidden_layers == 1
+    with pytest.raises(ValueError, match=f"model.{name} is {part[name]}: transformers' Arcee"):
+        arcee_config(DecoderConfig(**sizes | part), 8)
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD_INPUT)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from architectures import EVERYTHING
 from pretended_gpu import GPU, Gpu, gpu
 from tiny import CPU, exact_rows, tiny_config, tiny_spec, tiny_tokens, train
 from torch import Tensor
@@ -174,6 +175,18 @@ def test_the_host_waits_in_no_step(gpu: Gpu, precision: str, positions: str, dro
         trainer.train_step(batch)
     assert not gpu.waits
     assert trainer.captured
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_other_architectures_are_replayed_without_a_wait_and_as_on_a_cpu(gpu: Gpu, precision: str):
+    config = tiny_config(**EVERYTHING, precision=precision, model__positions="rope")
+    on_gpu, on_cpu, given = Trainer(config, GPU), Trainer(config, CPU), list(batches(4))
+    gpu.waits.clear()
+    losses_on_gpu = [on_gpu.train_step(batch)[0] for batch in given]
+    assert not gpu.waits
+    assert on_gpu.captured
+    expected = [float(on_cpu.train_step(batch.to(CPU))[0]) for batch in given]
+    assert [*map(float, losses_on_gpu)] == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_window_and_both_validation_sets_wait_as_often_as_they_must(

@@ -78,7 +78,7 @@ def test_a_step_and_the_metrics_of_a_batch_launch_few_kernels():
     def measured(measure: Measure) -> int:
         with Launches() as launches:
             hidden_ND = decoder(batch_BT[:, :-1]).flatten(0, 1)
-            measure(hidden_ND, decoder.embedding.weight, batch_BT[:, 1:].flatten())
+            measure(hidden_ND, decoder.head_weight, batch_BT[:, 1:].flatten())
         return launches.count
 
     assert measured(trained) <= 1_200

@@ -85,6 +85,19 @@ def test_under_autocast_they_are_so_within_its_rounding(dtype: torch.dtype, coun
         assert distance(ours, theirs) < 2 * rounding
 
 
+@pytest.mark.parametrize("count", [1, 1_030])
+def test_a_z_loss_changes_the_gradients_alone(count: int):
+    hidden_ND, embedding_VD, targets_N = inputs(count)
+    logits_NV = hidden_ND @ embedding_VD.T
+    expected = F.cross_entropy(logits_NV, targets_N)
+    with_z = expected + 0.1 * logits_NV.logsumexp(1).square().mean()
+    loss = mean_cross_entropy(hidden_ND, embedding_VD, targets_N, 0.1)
+    torch.testing.assert_close(loss, expected)
+    theirs = gradients(with_z, hidden_ND, embedding_VD)
+    for ours, of_definition in zip(gradients(loss, hidden_ND, embedding_VD), theirs, strict=True):
+        assert distance(ours, of_definition) < 1e-5
+
+
 def test_autocast_computes_in_its_dtype():
     hidden_ND, embedding_VD, targets_N = inputs(100)
     exact = token_loss(hidden_ND, embedding_VD, targets_N)

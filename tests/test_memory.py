@@ -75,6 +75,17 @@ SHAPES: list[dict[str, Any]] = [
     {"data.batch_size": 32, "data.seq_len": 64},
     {"model.d_model": 192, "model.d_ff": 768, "model.n_layers": 6},
     {"model.vocab_size": 20_000, "data.batch_size": 8, "data.seq_len": 64},
+    {"model.feed_forward": "relu2"},
+    {"model.heads_per_kv": 3},
+    {"optim.optimizer": "muon"},
+    {"model.head": "untied"},
+    {"model.attention": "window", "model.window": 32, "model.soft_cap": 30.0},
+    {"model.positions": "rope-full", "model.head": "untied", "optim.z_loss": 1e-4},
+    {"model.qk_norm": "rms", "model.heads_per_kv": 2, "model.positions": "rope"},
+    {"model.norm": "layer"},
+    {"model.norm": "layer", "model.norm_place": "pre-and-post"},
+    {"model.norm_place": "pre-and-post", "model.dropout": 0.1},
+    {"model.feed_forward": "swiglu", "model.d_ff": 512},
 ]
 
 
@@ -249,9 +260,10 @@ def test_scores_are_kept_where_a_gpu_has_no_kernel(
 def test_what_a_step_holds_without_a_kernel_is_what_the_formula_says(
     heads: int, monkeypatch: pytest.MonkeyPatch
 ):
-    def attention(qkv_3BHTK: Tensor) -> Tensor:
+    def attention(*qkv_and_sight: Any) -> Tensor:
+        *qkv, _ = qkv_and_sight
         with sdpa_kernel(SDPBackend.MATH):
-            return torch.nn.functional.scaled_dot_product_attention(*qkv_3BHTK, is_causal=True)
+            return torch.nn.functional.scaled_dot_product_attention(*qkv, is_causal=True)
 
     monkeypatch.setattr("quarterhour.model.decoder.causal_attention", attention)
     monkeypatch.setattr("quarterhour.model.loss.GPU_BLOCK_ROWS", 512)  # as a CPU has

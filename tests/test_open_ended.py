@@ -9,7 +9,13 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FixedTrial
 
 from quarterhour.model.optim import Schedule
-from quarterhour.search_spaces.open_ended import load_space, locate, open_ended
+from quarterhour.search_spaces.open_ended import (
+    SPACES,
+    architectures,
+    load_space,
+    locate,
+    open_ended,
+)
 from quarterhour.search_spaces.profiles import PAPER, PROFILES, QUICK, Profile
 from quarterhour.search_spaces.reference import PROTOCOLS, SIX, reference_configurations
 
@@ -110,6 +116,54 @@ def test_a_head_of_another_width_is_refused_by_name():
         locate(open_ended(QUICK), QUICK.baseline, config)
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
+def test_the_six_are_points_of_the_architectures_too(profile: Profile, protocol: str):
+    space = load_space("architectures", profile)
+    for config in reference_configurations(profile, protocol).values():
+        again = profile.baseline.with_values(
+            space(FixedTrial(locate(space, profile.baseline, config).params))
+        )
+        assert (again.model, again.optim, again.data) == (config.model, config.optim, config.data)
+
+
+# What is only there with another value of another parameter.
+CONDITIONS: dict[str, tuple[str, set[Any]]] = {
+    "model.rope_base": ("model.positions", {"rope", "rope-full"}),
+    "model.window": ("model.attention", {"window"}),
+    "model.full_every": ("model.attention", {"window"}),
+    "optim.muon_learning_rate": ("optim.optimizer", {"muon"}),
+    "optim.muon_momentum": ("optim.optimizer", {"muon"}),
+    "optim.cycles": ("optim.schedule", {"cyclical"}),
+    "optim.decay_fraction": ("optim.schedule", {"warmup-stable-decay"}),
+}
+
+
+@given(st.integers(0, 2**31), st.sampled_from(sorted(PROFILES)))
+def test_every_sampled_architecture_builds_has_what_applies_and_is_found_again(
+    seed: int, name: str
+):
+    profile = PROFILES[name]
+    space, trial = architectures(profile), sampled(profile, seed)
+    config = profile.baseline.with_values(space(trial))
+    assert locate(space, profile.baseline, config).params == trial.params
+    for path, (other, values) in CONDITIONS.items():
+        assert (path in trial.params) == (trial.params[other] in values)
+    assert ("model.heads_per_kv" in trial.params) == (config.model.n_heads % 2 == 0)
+    open_ended_has = {path for path in distributions(profile) if path not in CONDITIONS}
+    assert open_ended_has <= trial.params.keys()
+
+
+def test_a_gated_feed_forward_has_as_many_parameters():
+    space = SPACES["architectures"](PAPER)
+    plain, gated = (
+        PAPER.baseline.with_values({"model.feed_forward": kind, "model.d_ff": d_ff})
+        for kind, d_ff in (("silu", 1536), ("swiglu", 1024))
+    )
+    assert locate(space, PAPER.baseline, gated).params["model.feed_forward"] == "swiglu"
+    assert plain.model.parameters == gated.model.parameters
+
+
 OWN = """
 def space(trial):
     rate = trial.suggest_float("optim.learning_rate", 1e-4, 1e-2, log=True)
@@ -140,7 +194,7 @@ def test_a_space_that_cannot_be_used_is_told_with_its_reason(name: str, tmp_path
 
 
 def test_a_name_that_is_no_space_is_refused():
-    with pytest.raises(ValueError, match="unknown space 'wide': use open-ended or FILE"):
+    with pytest.raises(ValueError, match="'wide': use open-ended, architectures or FILE"):
         load_space("wide", QUICK)
 
 

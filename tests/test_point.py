@@ -47,7 +47,22 @@ def test_values_come_back_and_survive_json(values: dict[str, Any]):
         ({"optim.learning_rate": "fast"}, "optim.learning_rate is 'fast': it must be of type"),
         ({"optim.learning_rate": True}, "optim.learning_rate is True"),
         ({"data.batch_size": 8.0}, "data.batch_size is 8.0: it must be of type int"),
-        ({"model.positions": "alibi"}, "model.positions is 'alibi': it must be none or rope"),
+        (
+            {"model.positions": "alibi"},
+            "'alibi': it must be none or rope or rope-full",
+        ),
+        ({"model.window": 0}, "model.window is 0: it must be at least 1"),
+        ({"model.full_every": 0}, "model.full_every is 0: it must be at least 1"),
+        ({"model.soft_cap": -1.0}, "model.soft_cap is -1.0: it must be at least 0"),
+        ({"model.rope_base": 1.0}, "model.rope_base is 1.0: it must be above 1"),
+        (
+            {"model.d_model": 90, "model.positions": "rope-full"},
+            "is 15: positions 'rope-full' needs a multiple of 2",
+        ),
+        ({"optim.z_loss": -1.0}, "optim.z_loss is -1.0: it must be at least 0"),
+        ({"model.heads_per_kv": 0}, "model.heads_per_kv is 0: it must be at least 1"),
+        ({"model.heads_per_kv": 4}, "model.heads_per_kv is 4: it must divide model.n_heads 6"),
+        ({"model.feed_forward": "gelu"}, "'gelu': it must be silu or relu2 or swiglu"),
         ({"budget.max_steps": 1.5}, "budget.max_steps is 1.5: it must be of type int or None"),
         ({"model.n_heads": 5}, "model.n_heads is 5: it must divide model.d_model 96"),
         ({"optim.beta2": 1.0}, "optim.beta2 is 1.0"),
@@ -76,10 +91,16 @@ def test_what_cannot_be_is_refused_by_name(values: dict[str, Any], message: str)
 CHANGES: dict[str, Any] = {
     "model.vocab_size": 8_193, "model.d_model": 192, "model.n_heads": 8, "model.n_layers": 4,
     "model.d_ff": 385, "model.positions": "rope", "model.dropout": 0.1,
+    "model.rope_base": 1e4, "model.attention": "window", "model.window": 64, "model.full_every": 2,
+    "model.soft_cap": 50.0, "model.head": "untied", "model.residual_init": "by-depth",
+    "optim.z_loss": 1e-4,
+    "model.feed_forward": "swiglu", "model.heads_per_kv": 2, "model.norm": "layer",
+    "model.norm_place": "pre-and-post", "model.qk_norm": "rms",
     "optim.learning_rate": 1e-5, "optim.beta1": 0.8, "optim.beta2": 0.95, "optim.eps": 1e-7,
     "optim.weight_decay": 0.0, "optim.clip_norm": 2.0, "optim.warmup_fraction": 0.1,
     "optim.final_lr_fraction": 0.0, "optim.schedule": "linear", "optim.decay_fraction": 0.5,
-    "optim.cycles": 2,
+    "optim.cycles": 2, "optim.optimizer": "muon", "optim.muon_learning_rate": 0.01,
+    "optim.muon_momentum": 0.9,
     "data.batch_size": 9, "data.seq_len": 127,
     "budget.steps": 299, "budget.report_every": 6, "budget.eval_every": 30,
     "budget.eval_batches": 9, "budget.max_steps": 5, "budget.seconds": 60.0,
@@ -122,6 +143,17 @@ def test_the_key_follows_everything_that_decides_the_numbers():
     keys = [BASE.with_values({path: value}).key("data") for path, value in CHANGES.items()]
     keys += [BASE.key("data"), BASE.key("other data")]
     assert len(set(keys)) == len(keys)
+
+
+def test_a_choice_at_its_default_is_not_in_the_key(monkeypatch: pytest.MonkeyPatch):
+    identities: list[Any] = []
+    monkeypatch.setattr("json.dumps", lambda value, **_: identities.append(value) or "")
+    BASE.key("data")
+    chosen = BASE.with_values({"model.feed_forward": "swiglu"})
+    chosen.key("data")
+    (plain, _, _), (other, _, _) = identities
+    assert "feed_forward" not in plain["model"]
+    assert other == plain | {"model": plain["model"] | {"feed_forward": "swiglu"}}
 
 
 def test_equal_configurations_have_equal_keys():

@@ -65,8 +65,8 @@ SPACES = {
     "empty.py": "",
 }
 SPACE_ERRORS = [
-    ("nosuch", "unknown space 'nosuch': use open-ended or FILE.py:NAME"),
-    ("good.py", "unknown space 'good.py': use open-ended or FILE.py:NAME"),
+    ("nosuch", "unknown space 'nosuch': use open-ended, architectures or FILE.py:NAME"),
+    ("good.py", "unknown space 'good.py': use open-ended, architectures or FILE.py:NAME"),
     ("good.txt:space", "unknown space 'good.txt:space'"),
     ("nosuch.py:space", "--space nosuch.py:space: there is no file nosuch.py"),
     ("broken.py:space", "--space broken.py:space: broken.py cannot be run: "),

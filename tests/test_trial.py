@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from architectures import EVERYTHING
 from tiny import exact_rows, tiny_config, tiny_spec, tiny_tokens, train, write_spec
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -337,10 +338,17 @@ def test_a_disk_that_is_full_for_a_while_ends_no_trial(
     assert exact_rows(spec.folder) == exact_rows(finished)
 
 
-def test_a_trial_with_dropout_resumes_to_the_same_rows(tokens: TokenData, tmp_path: Path):
-    undisturbed = tiny_spec(tmp_path, tokens, "undisturbed", model__dropout=0.2)
+@pytest.mark.parametrize(
+    "values",
+    [{"model__dropout": 0.2}, *({**EVERYTHING, "precision": p} for p in ("fp32", "bf16", "fp16"))],
+    ids=["dropout", "fp32", "bf16", "fp16"],
+)
+def test_a_trial_with_dropout_or_other_parts_resumes_to_the_same_rows(
+    values: dict[str, Any], tokens: TokenData, tmp_path: Path
+):
+    undisturbed = tiny_spec(tmp_path, tokens, "undisturbed", **values)
     train(undisturbed, tokens)
-    spec = tiny_spec(tmp_path, tokens, "stopped", model__dropout=0.2)
+    spec = tiny_spec(tmp_path, tokens, "stopped", **values)
     for rows in (2, 3):
         train(spec, tokens, rows)
     train(spec, tokens)

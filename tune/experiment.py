@@ -25,7 +25,7 @@ from quarterhour.search_spaces.point import NUMERICS_VERSION, TrialConfig
 from quarterhour.search_spaces.profiles import Profile, profile_named
 from quarterhour.search_spaces.reference import SIX, reference_configurations
 from quarterhour.tune.foreign import value_at
-from quarterhour.tune.ledger import TrialSpec, claims_folder
+from quarterhour.tune.ledger import TrialSpec, claims_folder, config_in
 from quarterhour.tune.machine import best_precision, describe_hardware
 from quarterhour.tune.places import Resources
 from quarterhour.tune.run_folder import BEFORE, EXPERIMENT, FORMAT_VERSION, LOCK, OWNER, PROVENANCE
@@ -220,6 +220,7 @@ class Experiment:
         old = read_experiment(self.folder)
         if not old:
             return new
+        old |= {"resolved": self._completed(old.get("resolved") or {})}
         for what in ("data.fingerprint", "numerics_version", "search", "resolved"):
             difference = _first_difference(value_at(old, what), value_at(new, what), what)
             if difference:
@@ -230,6 +231,11 @@ class Experiment:
         kept = {"created": old.get("created"), "seeds": seeds}
         before = old.get(BEFORE) or {name: old[name] for name in PROVENANCE if name in old}
         return new | kept | {BEFORE: before}
+
+    def _completed(self, resolved: dict[str, Any]) -> dict[str, Any]:
+        """Configurations of an earlier version, with the fields that came after it."""
+        file = self.folder / EXPERIMENT
+        return {name: asdict(config_in(file, values)) for name, values in resolved.items()}
 
     def _check_disk(self) -> None:
         """Raises ValueError without room for all trials' checkpoints and those being written."""

@@ -8,7 +8,8 @@ plain way to write ours (fp32, eager, all logits at once). The plain step is tim
 process that keeps freed memory, as ours does, and with glibc's own settings, as it would run
 elsewhere. Prints medians and their ratios, the share of this machine's own bf16 matrix-multiply
 rate, peak memory of each contender in a process of its own beyond Python with torch, and where the
-time of our step goes, with the least that each part could take on this machine.
+time of our step goes, with the least that each part could take on this machine. With --choices it
+times the other parts that a decoder and an optimizer can have instead, beside the baseline.
 """
 
 import argparse
@@ -47,6 +48,22 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 DIFFERENT_SIZES = ("baseline", "small_model", "large_batch", "short_seq")
 MEMORY_STEPS = 3
 WARMUP_STEPS, TIMED_STEPS = 5, 3  # it takes some until a process has all the memory it needs
+
+CHOICES: dict[str, dict[str, Any]] = {
+    "baseline": {},
+    "swiglu, equal parameters": {"model.feed_forward": "swiglu", "model.d_ff": 1024},
+    "relu2": {"model.feed_forward": "relu2"},
+    "shared keys": {"model.heads_per_kv": 2},
+    "qk_norm": {"model.qk_norm": "rms"},
+    "layer norm": {"model.norm": "layer"},
+    "norms after branches": {"model.norm_place": "pre-and-post"},
+    "window of 128": {"model.attention": "window"},
+    "soft cap": {"model.soft_cap": 50.0},
+    "rope-full": {"model.positions": "rope-full"},
+    "untied head": {"model.head": "untied"},
+    "z-loss": {"optim.z_loss": 1e-4},
+    "muon": {"optim.optimizer": "muon"},
+}
 
 
 def contender(name: str, config: TrialConfig) -> Callable[[Tensor], object]:
@@ -267,14 +284,37 @@ def report_parts(console: Console, name: str, config: TrialConfig) -> None:
     console.print(table(f"{name}: one of our steps", columns, rows), "")
 
 
+def report_choices(console: Console, baseline: TrialConfig, rounds: int) -> None:
+    """Print each choice's step, and its step per FLOP beside the baseline's, taken in turn."""
+    configs = {name: baseline.with_values(values) for name, values in CHOICES.items()}
+    steps = {name: contender("ours", config) for name, config in configs.items()}
+    batch = draw_batch(baseline)
+    keep_freed_memory()
+    times = [{n: seconds(step, batch) for n, step in steps.items()} for _ in range(rounds + 1)][1:]
+    flops = {name: c.model.flops_per_token(c.data.seq_len) for name, c in configs.items()}
+    rows: list[tuple[str, ...]] = []
+    for name in CHOICES:
+        ratio = statistics.median(each[name] / each["baseline"] for each in times)
+        per_flop = ratio * flops["baseline"] / flops[name]
+        median = statistics.median(each[name] for each in times)
+        rows.append((name, f"{median:.2f}", f"{ratio:.2f}", f"{per_flop:.2f}"))
+    columns = ("choice", "median s", "x baseline", "x baseline per FLOP")
+    console.print(table(f"choices, {baseline.precision}, {rounds} rounds", columns, rows))
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("configurations", nargs="*", default=DIFFERENT_SIZES)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--choices", action="store_true")
     arguments = parser.parse_args()
     console = Console(width=100)
     six = reference_configurations(PAPER, "as-run")
+    if arguments.choices:
+        baseline = replace(six["baseline"], precision=best_precision("cpu"))
+        report_choices(console, baseline, arguments.rounds)
+        return
     for name in arguments.configurations:
         config = replace(six[name], precision=best_precision("cpu"))
         report(console, name, config, arguments.rounds)

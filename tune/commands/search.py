@@ -36,7 +36,9 @@ OwnSpace = Annotated[
 @app.command(rich_help_panel=options.TRAIN)
 def search(
     profile: options.Profile = "quick",
-    space: Annotated[str, typer.Option(help="open-ended, or FILE.py:NAME.")] = "open-ended",
+    space: Annotated[
+        str, typer.Option(help="open-ended, architectures or FILE.py:NAME.")
+    ] = "open-ended",
     trials: Annotated[
         int | None, typer.Option(help="End after this many trials, the first points included.")
     ] = None,

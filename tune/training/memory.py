@@ -6,6 +6,7 @@ Letters: T time, D d_model, F d_ff, H heads, V vocabulary.
 kernels depend.
 """
 
+from quarterhour.model.feed_forward import FEED_FORWARDS
 from quarterhour.model.loss import BLOCK_ENTRIES, BLOCK_ROWS, block_rows
 from quarterhour.search_spaces.point import TrialConfig
 
@@ -39,7 +40,7 @@ def peak_bytes(config: TrialConfig, device: str, capability: Capability = (0, 0)
     if device == "cuda":
         return live + (WORKSPACES - 1) * _cublas_workspace(capability)
     scattered = round(sum(share * terms.get(name, 0) for name, share in SCATTERED.items()))
-    if config.model.positions == "rope" and "activations" in terms:
+    if config.model.positions != "none" and "activations" in terms:
         scattered += _tokens(config) * config.model.n_layers * _turned(config)
     return PROCESS_BYTES + LIBRARIES_BYTES + live + scattered
 
@@ -62,26 +63,39 @@ def live_bytes(config: TrialConfig, device: str, capability: Capability = (0, 0)
     of logits and one of probabilities in fp32.
     """
     model = config.model
-    layers = model.n_layers * _layer(config, device, capability) + _ends(config, device)
+    sights = map(model.sight_of, range(model.n_layers))
+    layers = sum(_layer(config, sight.needs_blocks(device), device, capability) for sight in sights)
     at_loss = {
         "weight copies": _weight_copies(config),
-        "activations": _tokens(config) * layers,
+        "activations": _tokens(config) * (layers + _ends(config, device)),
         "loss": _loss(config, device, capability),
     }
-    at_end = {"gradients": FP32 * (model.parameters + 2 * model.vocab_size * model.d_model)}
+    tied = model.vocab_size * model.d_model - model.lookup
+    at_end = {"gradients": FP32 * (model.parameters + 2 * tied)}
     in_evaluation = _in_evaluation(config) if device == "cuda" else {}
     return {
         "weights": FP32 * model.parameters,
-        "optimizer": 2 * FP32 * model.parameters,  # AdamW's moments
+        "optimizer": _optimizer(config),
     } | max(at_loss, at_end, in_evaluation, key=lambda terms: sum(terms.values()))
+
+
+def _optimizer(config: TrialConfig) -> int:
+    """AdamW's two moments, and Muon's one of the layers' matrices."""
+    model = config.model
+    matrices = model.n_layers * model.layer_matrices if config.optim.optimizer == "muon" else 0
+    return FP32 * (2 * model.parameters - matrices)
 
 
 def keeps_scores(config: TrialConfig, capability: Capability) -> bool:
     """Whether a GPU has no kernel for this attention: torch then keeps each head's T x T scores.
 
     Flash attention is for half precision from compute capability 8 on, and pads the heads. Memory-
-    efficient attention takes heads of multiples of 8, or of 4 in fp32, and bf16 from 8 on.
+    efficient attention takes heads of multiples of 8, or of 4 in fp32, and bf16 from 8 on. Our own
+    keeps none.
     """
+    model = config.model
+    if all(model.sight_of(layer).needs_blocks("cuda") for layer in range(model.n_layers)):
+        return False
     recent, width = capability >= (8, 0), config.model.d_head
     if config.precision == "fp32":
         return recent and width % 4 != 0
@@ -93,26 +107,48 @@ def _cublas_workspace(capability: Capability) -> int:
     return 33_554_432 if capability >= (9, 0) else 8_519_680
 
 
-def _layer(config: TrialConfig, device: str, capability: Capability) -> int:
+def _layer(config: TrialConfig, in_blocks: bool, device: str, capability: Capability) -> int:
     """Bytes a token that one layer keeps for its backward.
 
     In fp32: inputs of both norms, 2 D, and their scales, 2. In the precision: inputs of qkv and
-    up, 2 D; queries, keys and values, 3 D; attention's output, D; before and after the SiLU, 2 F.
-    Dropout's masks, 2 D: numbers on a CPU, bytes on a GPU. On a GPU besides, a logarithm a head;
-    with RoPE attention's output in a second order, D; without a kernel the scores, T a head, and
-    queries and keys, 2 D, in fp32.
+    up, 2 D; queries, keys and values, up to 3 D; attention's output, D; of the feed-forward what it
+    says. Dropout's masks, 2 D: numbers on a CPU, bytes on a GPU. Attention that is not in blocks
+    has shared keys and values once for each head, and besides a logarithm a head; with RoPE its
+    output in a second order, D; without a kernel the scores, T a head, and queries and keys, 2 D,
+    in fp32.
     """
     model, each = config.model, _bytes_each(config)
-    kept = FP32 * (2 * model.d_model + 2)
-    kept += each * (6 * model.d_model + 2 * model.d_ff)
-    if device == "cuda":
+    kept = FP32 * 2 * model.d_model + _more_of_norms(config, device)
+    d_qkv = model.d_qkv if in_blocks else 3 * model.d_model
+    kept += each * (3 * model.d_model + d_qkv + FEED_FORWARDS[model.feed_forward].kept * model.d_ff)
+    if not in_blocks:
         kept += FP32 * model.n_heads
-        if model.positions == "rope":
+        if model.positions != "none":
             kept += each * model.d_model
         if keeps_scores(config, capability):
             kept += FP32 * (model.n_heads * config.data.seq_len + 2 * model.d_model)
     if model.dropout:
         kept += 2 * model.d_model * (each if device == "cpu" else 1)
+    return kept
+
+
+def _more_of_norms(config: TrialConfig, device: str) -> int:
+    """Bytes a token of a layer's norms besides the residual stream, which is their input.
+
+    In fp32: scales, and of layer norms means too. Inputs of those after the branches, 2 D, in the
+    precision. Of those of queries and keys a scale a head, and the input with the values beside it.
+    Layer norms, and on a GPU all, keep inputs in fp32.
+    """
+    model, each = config.model, _bytes_each(config)
+    of_vector = 2 if model.norm == "layer" else 1
+    kept = FP32 * of_vector * model.branch_norms
+    of_branches = FP32 if model.norm == "layer" or device == "cuda" else each
+    kept += of_branches * (model.branch_norms - 2) * model.d_model
+    if model.qk_norm == "rms":
+        d_qk = (model.n_heads + model.kv_heads) * model.d_head
+        wide = device == "cuda" and each < FP32
+        kept += FP32 * d_qk if wide else each * model.d_qkv
+        kept += FP32 * (model.n_heads + model.kv_heads)
     return kept
 
 
@@ -173,8 +209,7 @@ def _embedding_copy(config: TrialConfig) -> int:
 def _weight_copies(config: TrialConfig) -> int:
     """The layers' matrices in half precision; in fp32 there are no copies."""
     model, each = config.model, _bytes_each(config)
-    linear = model.n_layers * (4 * model.d_model**2 + 2 * model.d_model * model.d_ff)
-    return each * linear if each < FP32 else 0
+    return each * model.n_layers * model.layer_matrices if each < FP32 else 0
 
 
 def _tokens(config: TrialConfig) -> int:

@@ -39,7 +39,7 @@ class Trainer:
         self.layer_grad_norms = torch.empty(0)
         self.warnings: list[str] = []
         self._captured: CapturedStep | None = None
-        self._rate = torch.zeros((), device=device)
+        self._rates = [torch.zeros((), device=device) for _ in self.optimizer.param_groups]
 
     def _fresh_scaler(self) -> torch.amp.GradScaler:
         return torch.amp.GradScaler(self.device.type, enabled=self.config.precision == "fp16")
@@ -72,17 +72,19 @@ class Trainer:
         return loss, norm
 
     def _set_learning_rate(self) -> None:
-        rate: float | Tensor = self.learning_rate
-        if self.device.type == "cuda":
-            rate = self._rate.fill_(rate)  # a replay reads it there
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        optim, steps = self.config.optim, self.config.budget.steps
+        for group, on_gpu in zip(self.optimizer.param_groups, self._rates, strict=True):
+            rate = optim.learning_rate_at(self.step, steps, group.get("full_rate"))
+            # A replay reads it there.
+            group["lr"] = on_gpu.fill_(rate) if self.device.type == "cuda" else rate
 
     def _update(self, batch_BT: Tensor, measure_layers: bool = True) -> tuple[Tensor, ...]:
         """All that a device computes in a step: loss, norm, and norms of the layers if asked."""
         with self._autocast():
             hidden_ND, targets_N = self._hidden_and_targets(batch_BT)
-            loss = mean_cross_entropy(hidden_ND, self.model.embedding.weight, targets_N)
+            loss = mean_cross_entropy(
+                hidden_ND, self.model.head_weight, targets_N, self.config.optim.z_loss
+            )
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         of_layers = self._layer_grad_norms() if measure_layers else torch.empty(0)
@@ -152,7 +154,7 @@ class Trainer:
         self.model.eval()
         with self._autocast():
             hidden_ND, targets_N = self._hidden_and_targets(batch_BT)
-            return token_metrics(hidden_ND, self.model.embedding.weight, targets_N)
+            return token_metrics(hidden_ND, self.model.head_weight, targets_N)
 
     @torch.no_grad()
     def loss(self, batch_BT: Tensor) -> Tensor:
@@ -160,7 +162,7 @@ class Trainer:
         self.model.eval()
         with self._autocast():
             hidden_ND, targets_N = self._hidden_and_targets(batch_BT)
-            return token_loss(hidden_ND, self.model.embedding.weight, targets_N)
+            return token_loss(hidden_ND, self.model.head_weight, targets_N)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next update depends on."""

@@ -41,7 +41,7 @@ class SearchBudget:
         return cls(unit=unit, amount=value)
 
     @classmethod
-    def tokens_of(cls, config: TrialConfig) -> Self:
+    def same_tokens_as(cls, config: TrialConfig) -> Self:
         """The tokens that `config` trains on."""
         data = config.data
         tokens = config.budget.trained_steps * data.batch_size * data.seq_len
@@ -55,9 +55,9 @@ class SearchBudget:
         if self.unit == "seconds":
             budget = replace(config.budget, steps=0, seconds=self.amount)
             return replace(config, budget=budget)
-        steps = int(self.amount / self.of_a_step(config) * (1 + 1e-12))
+        steps = int(self.amount / self.cost_of_a_step(config) * (1 + 1e-12))
         if steps < QUARTERS:
-            least = replace(self, amount=float(QUARTERS * self.of_a_step(config)))
+            least = replace(self, amount=float(QUARTERS * self.cost_of_a_step(config)))
             raise BudgetTooSmallError(
                 f"budget {self} is {steps} step{'s' * (steps != 1)} of data.batch_size"
                 f" {config.data.batch_size} and data.seq_len {config.data.seq_len}:"
@@ -65,7 +65,7 @@ class SearchBudget:
             )
         return replace(config, budget=config.budget.with_steps(steps))
 
-    def of_a_step(self, config: TrialConfig) -> int:
+    def cost_of_a_step(self, config: TrialConfig) -> int:
         """What a step of `config` takes; 1 for a budget in seconds, whose trials measure theirs."""
         tokens = config.data.batch_size * config.data.seq_len
         flops = tokens * config.model.flops_per_token(config.data.seq_len)

@@ -23,7 +23,7 @@ from quarterhour.model.optim import Schedule
 from quarterhour.search_spaces.point import TrialConfig
 from quarterhour.search_spaces.profiles import Profile
 from quarterhour.search_spaces.reference import scaled
-from quarterhour.search_spaces.space_file import Space, quiet, read_space
+from quarterhour.search_spaces.space_file import Space, quiet, run_space_file
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -193,7 +193,7 @@ def load_space(name: str, profile: Profile) -> Space:
 
     Raises ValueError if there is no such space, or its points cannot be used.
     """
-    space = SPACES[name](profile) if name in SPACES else read_space(name)
+    space = SPACES[name](profile) if name in SPACES else run_space_file(name)
     trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
     try:
         point = space(trial)

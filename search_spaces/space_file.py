@@ -19,7 +19,7 @@ from quarterhour.search_spaces.point import plain
 Space = Callable[[BaseTrial], Mapping[str, Any]]
 
 
-def read_space(name: str) -> Space:
+def run_space_file(name: str) -> Space:
     """The function of `FILE.py:NAME`. The file is run, and remembered as one that the user runs.
 
     Raises ValueError where there is no such file or function, or the file cannot be run.

@@ -160,7 +160,7 @@ class Driver:
             if row is rows[-1]:
                 ending(spec, row)
             elif self.state.pruner:
-                self.state.pruner.judge(spec)
+                self.state.pruner.prune_if_worse(spec)
             if spec.result():
                 break
         else:

@@ -68,7 +68,7 @@ def test_no_trial_spends_more_and_each_within_a_step_of_the_budget(
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
 def test_the_baselines_own_tokens_give_its_own_budget(profile: object):
     baseline = profile.baseline  # pyright: ignore
-    assert SearchBudget.tokens_of(baseline).applied_to(baseline) == baseline
+    assert SearchBudget.same_tokens_as(baseline).applied_to(baseline) == baseline
 
 
 @given(st.integers(4, 5_000))

@@ -17,7 +17,7 @@ from quarterhour.tune.ledger import (
     claimed,
     claims_folder,
     finished_folders,
-    open_trials,
+    prepare_trials,
     read_result,
     read_spec,
 )
@@ -116,7 +116,7 @@ def test_what_another_machine_did_in_a_time_is_not_adopted(tmp_path: Path):
     assert source.key == spec.key
     with claimed(source):
         finish(source)
-    assert open_trials([spec], tmp_path) == [spec]
+    assert prepare_trials([spec], tmp_path) == [spec]
     with claimed(spec):
         assert not spec.result()
 
@@ -199,19 +199,19 @@ def test_another_key_waits_for_nobody(tmp_path: Path):
         assert other.result() is None
 
 
-def test_open_trials_adopts_what_is_finished_and_forgets_what_failed(tmp_path: Path):
+def test_prepare_trials_adopts_what_is_finished_and_forgets_what_failed(tmp_path: Path):
     done, failed, new = (
         spec_in(tmp_path / "mine", name, seed=seed)
         for seed, name in enumerate(["done", "failed", "new"])
     )
     finish(spec_in(tmp_path / "other"))
     finish(failed, Status.FAILED, reason="killed")
-    assert open_trials([done, failed, new], tmp_path) == [failed, new]
+    assert prepare_trials([done, failed, new], tmp_path) == [failed, new]
     assert failed.result() is None
     result = done.result()
     assert result
     assert result.adopted_from == str(tmp_path / "other/tiny")
-    assert open_trials([done], tmp_path) == []
+    assert prepare_trials([done], tmp_path) == []
 
 
 def test_folders_that_are_being_written_are_not_finished(tmp_path: Path):
@@ -275,7 +275,7 @@ def test_a_damaged_trial_elsewhere_is_told_and_not_adopted(
     with claimed(theirs):
         finish(theirs)
     (theirs.folder / name).write_text(content + "\n")
-    assert open_trials([mine], tmp_path) == [mine]
+    assert prepare_trials([mine], tmp_path) == [mine]
     with claimed(mine):
         assert not mine.result()
     (line,) = capsys.readouterr().err.splitlines()
@@ -290,7 +290,7 @@ def test_a_damaged_trial_of_a_run_is_left_alone_and_the_others_go_on(
         finish(spec)
     specs[1].clear_result()
     (specs[0].folder / RESULT).write_text("")
-    assert open_trials(specs, tmp_path) == [specs[1]]
+    assert prepare_trials(specs, tmp_path) == [specs[1]]
     assert (specs[0].folder / RESULT).read_text() == ""
     ending = specs[0].ending()
     assert ending
@@ -304,7 +304,7 @@ def test_a_finished_trial_whose_configuration_was_deleted_has_it_again(tmp_path:
     spec = spec_in(tmp_path / "run")
     finish(spec)
     (spec.folder / CONFIG).unlink()
-    assert open_trials([spec], tmp_path) == []
+    assert prepare_trials([spec], tmp_path) == []
     assert read_spec(spec.folder) == spec
 
 
@@ -332,7 +332,7 @@ def test_adoption_takes_plain_files_that_a_trial_has_and_follows_no_link(tmp_pat
     (source.folder / "notes.txt").write_text("theirs")
     (tmp_path / "away").symlink_to(private)
     (tmp_path / "loop").symlink_to(".")
-    assert open_trials([spec], tmp_path) == []
+    assert prepare_trials([spec], tmp_path) == []
     assert sorted(path.name for path in spec.folder.iterdir()) == [CONFIG, METRICS, RESULT]
     assert (private / "key").stat().st_nlink == 1
 

@@ -17,7 +17,7 @@ from tiny import exact_rows, tiny_spec, tiny_tokens, train, write_corpus
 from quarterhour.search_spaces.profiles import QUICK
 from quarterhour.tune.cluster.connection import join
 from quarterhour.tune.cluster.grid import run_trials
-from quarterhour.tune.cluster.machines import SHARED, check_alike, find_cluster
+from quarterhour.tune.cluster.machines import SHARED, check_alike, inspect_cluster
 from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.places import Cluster, plan_resources
 from quarterhour.tune.progress import TrialsProgress
@@ -78,7 +78,7 @@ def test_what_a_dead_machine_trained_goes_on_at_another(
     tokens = tiny_tokens(tmp_path)
     long: dict[str, Any] = {"budget__steps": 800, "budget__eval_every": 400}
     specs = [tiny_spec(tmp_path, tokens, seed=seed, **long) for seed in (0, 1)]
-    cluster = find_cluster(machines[0], tmp_path)
+    cluster = inspect_cluster(machines[0], tmp_path)
     assert (len(cluster.machines), cluster.cpus, cluster.gpus) == (2, 1, 0)
     killer = threading.Thread(target=kill_when_all_train, args=(machines[1], specs))
     killer.start()

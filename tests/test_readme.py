@@ -95,7 +95,7 @@ def test_every_command_of_the_readmes_comes_to_the_point_where_training_begins(
     monkeypatch.setattr("quarterhour.tune.tensorboard_server.serve", training_begins)
     monkeypatch.setattr("quarterhour.tune.cluster.searcher.fit", training_begins)
     monkeypatch.setattr("quarterhour.tune.self_test.run_checks", training_begins)
-    monkeypatch.setattr("quarterhour.tune.cluster.machines.find_cluster", lambda *_: CLUSTER)
+    monkeypatch.setattr("quarterhour.tune.cluster.machines.inspect_cluster", lambda *_: CLUSTER)
     monkeypatch.setattr("quarterhour.tune.search.dashboard.serve", training_begins)
     monkeypatch.setattr("quarterhour.tune.trained.read_trained", training_begins)
     if "runs/" in command:

@@ -259,7 +259,7 @@ def adopt(spec: TrialSpec, source: Path) -> None:
     write_folder(spec.folder, copy)
 
 
-def adopted(spec: TrialSpec, source: Path) -> bool:
+def try_adopt(spec: TrialSpec, source: Path) -> bool:
     """Adopt a finished trial if it stands for `spec` and is not damaged; whether it was."""
     with damage_told():
         if spec.may_adopt(source):
@@ -268,7 +268,7 @@ def adopted(spec: TrialSpec, source: Path) -> bool:
     return False
 
 
-def open_trials(specs: Iterable[TrialSpec], runs: Path) -> list[TrialSpec]:
+def prepare_trials(specs: Iterable[TrialSpec], runs: Path) -> list[TrialSpec]:
     """Take up what is finished below the folder of all runs; the trials that are left to run.
 
     A trial that ended otherwise loses its result, to be tried again.
@@ -277,19 +277,19 @@ def open_trials(specs: Iterable[TrialSpec], runs: Path) -> list[TrialSpec]:
     todo: list[TrialSpec] = []
     for spec in specs:
         with damage_told():
-            if _take_up(spec, finished.get(spec.key)):
+            if _prepare(spec, finished.get(spec.key)):
                 todo.append(spec)
     return todo
 
 
-def _take_up(spec: TrialSpec, source: Path | None) -> bool:
+def _prepare(spec: TrialSpec, source: Path | None) -> bool:
     """Whether a trial is left to run; it is not where it has ended or can be adopted."""
     result = spec.result()
     if result and result.final:
         if not (spec.folder / CONFIG).exists():
             replace(spec, provenance={}).write_config()
         return False
-    if source and adopted(spec, source):
+    if source and try_adopt(spec, source):
         return False
     read_rows(spec.folder)
     spec.clear_result()
@@ -305,12 +305,12 @@ def claimed(spec: TrialSpec) -> Generator[None]:
     folder = claims_folder(_runs(spec.folder))
     claim = folder / spec.key
     with FileLock(claim.with_suffix(".lock"), mode=folder.stat().st_mode & 0o666):
-        if not _adopted_from_holder(spec, claim):
+        if not _try_adopt_from_holder(spec, claim):
             write_text(claim, str(spec.folder.absolute()))
         yield
 
 
-def _adopted_from_holder(spec: TrialSpec, claim: Path) -> bool:
+def _try_adopt_from_holder(spec: TrialSpec, claim: Path) -> bool:
     """Adopt the result of the claim's last holder if it can be; whether it was."""
     if spec.result():
         return False
@@ -318,7 +318,7 @@ def _adopted_from_holder(spec: TrialSpec, claim: Path) -> bool:
         holder = Path(os.fsdecode(read_file(claim)))
         result = read_result(holder)
         if result and result.final and result.key == spec.key:
-            return adopted(spec, holder)
+            return try_adopt(spec, holder)
     return False
 
 

@@ -25,7 +25,7 @@ from scipy import stats
 from quarterhour.search_spaces.open_ended import open_ended
 from quarterhour.search_spaces.profiles import QUICK
 from quarterhour.tune.experiment import Experiment
-from quarterhour.tune.ledger import TrialSpec, open_trials
+from quarterhour.tune.ledger import TrialSpec, prepare_trials
 from quarterhour.tune.places import Resources
 from quarterhour.tune.progress import SearchProgress
 from quarterhour.tune.run_reader import read_rows
@@ -57,7 +57,7 @@ def train_six(folder: Path, tokens: str) -> None:
     """Train the six, once."""
     experiment, _ = build(folder / "six", tokens, 0)
     with experiment.opened():
-        for spec in open_trials(experiment.trials(), folder):
+        for spec in prepare_trials(experiment.trials(), folder):
             list(Trial(spec, experiment.tokens, torch.device("cpu")).rows())
     for spec in experiment.trials():
         print(f"{spec.name:<12} held-out loss {read_rows(spec.folder)[-1]['heldout_loss']:.4f}")

@@ -33,7 +33,7 @@ from quarterhour.search_spaces.point import TrialConfig
 from quarterhour.search_spaces.profiles import PAPER
 from quarterhour.tune.cluster.grid import run_trials
 from quarterhour.tune.experiment import Experiment, ExperimentRequest, build_experiment
-from quarterhour.tune.ledger import open_trials
+from quarterhour.tune.ledger import prepare_trials
 from quarterhour.tune.machine import best_precision
 from quarterhour.tune.places import plan_resources
 from quarterhour.tune.progress import TrialsProgress
@@ -129,7 +129,7 @@ def train_as_the_grid_does(experiment: Experiment) -> float:
     """Seconds of the trial under Ray Tune, with Ray's start and end."""
     begin = time.perf_counter()
     with experiment.opened():
-        todo = open_trials(experiment.trials(), experiment.folder.parent)
+        todo = prepare_trials(experiment.trials(), experiment.folder.parent)
         with TrialsProgress(Console(), todo, 0) as progress:
             run_trials(todo, experiment.tokens, experiment.resources, progress)
     return time.perf_counter() - begin

@@ -20,7 +20,7 @@ SHARED = "shares the folder"
 Facts = dict[str, Any]
 
 
-def find_cluster(address: str, runs: Path) -> Cluster:
+def inspect_cluster(address: str, runs: Path) -> Cluster:
     """The cluster that answers at an address.
 
     Raises ValueError unless its machines are alike, this one among them, and share the folder

@@ -77,7 +77,7 @@ class PruningScheduler(FIFOScheduler):
         """Judge a trial by its new row; stop it if that gave it a result, or it is damaged."""
         spec = from_param_space(trial.config["trial"])
         with damage_told():
-            self._pruner.judge(spec)
+            self._pruner.prune_if_worse(spec)
         return TrialScheduler.STOP if spec.ending() else TrialScheduler.CONTINUE
 
 

@@ -124,9 +124,9 @@ def planned_resources(
 
     if address is None:
         return plan_resources(cpus_per_trial, gpus_per_trial)
-    from quarterhour.tune.cluster.machines import find_cluster
+    from quarterhour.tune.cluster.machines import inspect_cluster
 
-    return plan_resources(cpus_per_trial, gpus_per_trial, find_cluster(address, runs))
+    return plan_resources(cpus_per_trial, gpus_per_trial, inspect_cluster(address, runs))
 
 
 @contextmanager

@@ -161,10 +161,10 @@ def _fresh_trials(search: "Search") -> "list[TrialSpec]":
 def _train(console: PlainConsole, experiment: "Experiment", fresh: "Sequence[TrialSpec]") -> None:
     """Train those of the trials with fresh seeds that have not finished."""
     from quarterhour.tune.cluster.grid import run_trials
-    from quarterhour.tune.ledger import open_trials
+    from quarterhour.tune.ledger import prepare_trials
     from quarterhour.tune.progress import TrialsProgress
 
-    todo = open_trials(fresh, experiment.folder.parent)
+    todo = prepare_trials(fresh, experiment.folder.parent)
     if todo:
         trials = counted(len(todo), "trial")
         console.print(f"the best of the search and of the six, {trials} with fresh seeds")

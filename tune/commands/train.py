@@ -50,7 +50,7 @@ def grid(
     from quarterhour.analysis.runs import load_run
     from quarterhour.tune.cluster.grid import run_trials
     from quarterhour.tune.experiment import ExperimentRequest, build_experiment
-    from quarterhour.tune.ledger import open_trials
+    from quarterhour.tune.ledger import prepare_trials
     from quarterhour.tune.progress import TrialsProgress
 
     with options.bad_input():
@@ -66,7 +66,7 @@ def grid(
     console = PlainConsole()
     with options.opened(experiment):
         with options.bad_input():
-            todo = open_trials(experiment.trials(), runs)
+            todo = prepare_trials(experiment.trials(), runs)
         console.print(_headline(experiment, len(todo)))
         if todo:
             with TrialsProgress(console, todo, len(experiment.trials()) - len(todo)) as progress:
@@ -106,7 +106,7 @@ def run(
     """Train one configuration in this process, without Ray: the way to debug."""
     from quarterhour.search_spaces.point import parse_assignment
     from quarterhour.tune.experiment import ExperimentRequest, build_experiment
-    from quarterhour.tune.ledger import open_trials
+    from quarterhour.tune.ledger import prepare_trials
     from quarterhour.tune.machine import cpu_count
 
     with options.bad_input():
@@ -125,7 +125,7 @@ def run(
     console = PlainConsole()
     with options.opened(experiment):
         with options.bad_input():
-            todo = open_trials(experiment.trials(), runs)
+            todo = prepare_trials(experiment.trials(), runs)
         console.print(_headline(experiment, len(todo)))
         for spec in todo:
             _train_here(console, experiment, spec)

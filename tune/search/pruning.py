@@ -74,7 +74,7 @@ class Pruner:
     def __init__(self, objective: str) -> None:
         self.rungs = Rungs(objective)
 
-    def judge(self, spec: TrialSpec) -> None:
+    def prune_if_worse(self, spec: TrialSpec) -> None:
         """Take in a trial's new row; in the worse half, a trial of the sampler ends as PRUNED."""
         if spec.origin == SAMPLER and not spec.result():
             rows = read_rows(spec.folder)

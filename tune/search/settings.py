@@ -203,8 +203,8 @@ def build_search(request: SearchRequest) -> tuple[Experiment, Search]:
             f"--objective {HELDOUT_BITS_PER_BYTE}: there are none where a tokenizer loses text; use"
             " heldout_loss, or pass --tokenizer with another"
         )
-    budget = given or SearchBudget.tokens_of(experiment.profile.baseline)
-    budget.applied_to(max(experiment.configurations.values(), key=budget.of_a_step))
+    budget = given or SearchBudget.same_tokens_as(experiment.profile.baseline)
+    budget.applied_to(max(experiment.configurations.values(), key=budget.cost_of_a_step))
     (seed,) = experiment.seeds
     search = Search(
         folder=experiment.folder,
@@ -323,7 +323,7 @@ def _drawn_values(search: Search) -> dict[str, set[Any]]:
                 values[path].update(kind.choices)
             elif isinstance(kind, FloatDistribution | IntDistribution):
                 values[path].update((kind.low, kind.high))
-    search.budget.applied_to(min(configs, key=search.budget.of_a_step))
+    search.budget.applied_to(min(configs, key=search.budget.cost_of_a_step))
     for config in configs:
         with suppress(BudgetTooSmallError):  # such a point is infeasible, as later in a search
             config = search.budget.applied_to(config)

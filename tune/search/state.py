@@ -7,7 +7,7 @@ import optuna
 
 from quarterhour.tune.experiment import BYTES_PER_PARAMETER
 from quarterhour.tune.foreign import damage_told
-from quarterhour.tune.ledger import Result, TrialSpec, adopted, finished_folders
+from quarterhour.tune.ledger import Result, TrialSpec, finished_folders, try_adopt
 from quarterhour.tune.places import Resources
 from quarterhour.tune.progress import SearchProgress
 from quarterhour.tune.run_folder import SAMPLER, Status
@@ -104,7 +104,9 @@ class SearchState:
         if not spec.result():
             read_rows(spec.folder)
         if self.pruner:
-            self.pruner.judge(spec)  # a kill may have come between its last row and its judgement
+            self.pruner.prune_if_worse(
+                spec
+            )  # a kill may have come between its last row and its judgement
         if (result := spec.result()) and result.crashed:
             spec.clear_result()
         if not spec.result():
@@ -141,7 +143,7 @@ class SearchState:
     def _end_untrained(self, spec: TrialSpec) -> None:
         """Give a trial its result if it needs no training, or can have none."""
         source = self._finished.get(spec.key)
-        if not spec.result() and not (source and adopted(spec, source)):
+        if not spec.result() and not (source and try_adopt(spec, source)):
             self._end_if_too_large(spec)
 
     def _end_if_too_large(self, spec: TrialSpec) -> None:

@@ -353,7 +353,7 @@ def test_an_enqueued_point_waits_with_the_searchs_budget(quarterhour: Quarterhou
     command = "enqueue runs/search optim.learning_rate=2e-3 data.seq_len=64 optim.schedule=linear"
     code, output, errors = quarterhour(*command.split())
     assert (code, errors) == (0, "")
-    assert "runs/search trains it next" in output
+    assert "runs/search trains it after" in output
     ((_, config),) = waiting_points(folder / "runs/search")
     assert (config.optim.learning_rate, config.optim.schedule) == (2e-3, "linear")
     assert (config.data.seq_len, config.budget.steps, config.seed) == (64, 8, 0)

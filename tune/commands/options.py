@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 TRAIN, LOOK, CHECK = "Train", "Look", "Check"
 _DATA, _MACHINE, _KEPT = "Data", "Machine", "Run folder"
 
-Profile = Annotated[str, typer.Option(help="quick (two CPU cores) or paper (the reference).")]
+Profile = Annotated[
+    str, typer.Option(help="quick (small, for a CPU) or paper (the study's sizes).")
+]
 OwnProfile = Annotated[
     str | None, typer.Option("--profile", help="quick, paper. Default: quick, or the trial's own.")
 ]
@@ -40,7 +42,8 @@ Tokenizer = Annotated[
     ),
 ]
 MaxSteps = Annotated[
-    int | None, typer.Option(help="Stop after this many steps; the schedule does not change.")
+    int | None,
+    typer.Option(help="Stop after this many steps; the schedule still spans the whole budget."),
 ]
 Precision = Annotated[
     str | None,
@@ -51,7 +54,7 @@ Precision = Annotated[
 CpusPerTrial = Annotated[
     float | None,
     typer.Option(
-        help="CPU cores for each trial. Default: 1, or less where trials share a GPU.",
+        help="CPU cores for each trial. Default: 1, or less where trials share a GPU; all for run.",
         rich_help_panel=_MACHINE,
     ),
 ]
@@ -112,7 +115,7 @@ def _advice(path: str, written_by: str | None) -> str:
     if Path(path) in cache.parents or Path(path).is_relative_to(cache):
         written_by = "XDG_CACHE_HOME in the environment"
     if not written_by:
-        return "it must be there for you to read"
+        return "check that it is there, and that you may read it and write there"
     return f"choose a folder that can be written and has room, with {written_by}"
 
 

@@ -27,8 +27,7 @@ OwnSpace = Annotated[
     str | None,
     typer.Option(
         "--space",
-        help="The search's space, FILE.py:NAME, which is run: for a search of someone else's."
-        " Default: the file that your own search has run.",
+        help="Space file to execute, FILE.py:NAME; needed for a search that is not your own.",
     ),
 ]
 
@@ -47,7 +46,7 @@ def search(
     ] = None,
     from_: Annotated[
         list[Path] | None,
-        typer.Option("--from", help="Run folder whose results come first; may be repeated."),
+        typer.Option("--from", help="Run folder to take finished results from; may be repeated."),
     ] = None,
     objective: Annotated[
         str,
@@ -198,19 +197,19 @@ def enqueue(
 ) -> None:
     """Add a point to a search. What you leave out is the baseline's.
 
-    It is trained before what Optuna proposes, and after interrupted trials, the search's first
-    points and the points that wait already.
+    It is trained after interrupted trials, the search's first points and earlier queued points,
+    and before Optuna's proposals.
     """
     from quarterhour.search_spaces.point import parse_assignment
     from quarterhour.tune.search.queue import add_point
     from quarterhour.tune.search.settings import read_search
 
-    with options.bad_input():
+    with options.bad_input(written_by=None):
         values = dict(parse_assignment(text) for text in settings)
         add_point(folder, read_search(folder, space).new_config(values))
     PlainConsole().print(
-        f"{folder} trains it next after interrupted trials, its first points and those that wait;"
-        " if it is not running, start it again"
+        f"{folder} trains it after interrupted trials, first points and earlier queued points; if"
+        " it is not running, start it again"
     )
 
 
@@ -256,7 +255,7 @@ def dashboard(
     from quarterhour.tune.search.journal import open_storage
     from quarterhour.tune.search.settings import read_search
 
-    with options.bad_input():
+    with options.bad_input(written_by=None):
         is_told = owner(folder) and (folder / STUDY).exists()
         storage = open_storage(folder) if is_told else study_of(read_search(folder, space))
         PlainConsole().print(f"http://127.0.0.1:{port}/ shows {folder}; Ctrl-C ends it")

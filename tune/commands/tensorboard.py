@@ -30,5 +30,5 @@ def tensorboard(
     """Compare trials in TensorBoard, while they train or afterwards."""
     from quarterhour.tune.tensorboard_server import serve
 
-    with options.bad_input():
+    with options.bad_input(written_by=None):
         serve(folders or [], runs, port=port, browser=not no_browser, bind_all=bind_all)

@@ -103,7 +103,7 @@ def run(
     name: options.Name = None,
     runs: options.Runs = Path("runs"),
 ) -> None:
-    """Train one configuration in this process, without Ray: the way to debug."""
+    """Train one configuration in this process, without Ray (for debugging)."""
     from quarterhour.search_spaces.point import parse_assignment
     from quarterhour.tune.experiment import ExperimentRequest, build_experiment
     from quarterhour.tune.ledger import prepare_trials

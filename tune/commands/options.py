@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from quarterhour.tune.places import Resources
 
 # The panels of --help: of all commands, and of a command's options.
-TRAIN, LOOK, CHECK = "Train", "Look", "Check"
+TRAIN, USE, LOOK, CHECK = "Train", "Use", "Look", "Check"
 _DATA, _MACHINE, _KEPT = "Data", "Machine", "Run folder"
 
 Profile = Annotated[

@@ -23,7 +23,7 @@ SameTokenizer = Annotated[
 ]
 
 
-@app.command()
+@app.command(rich_help_panel=options.USE)
 def export(
     trial: TrialFolder,
     folder: Annotated[Path, typer.Argument(help="A new folder to write.")],
@@ -45,7 +45,7 @@ def export(
     )
 
 
-@app.command()
+@app.command(rich_help_panel=options.USE)
 def sample(
     trial: TrialFolder,
     prompt: Annotated[str, typer.Option(help="Text to continue.")],

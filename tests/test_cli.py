@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,24 @@ def test_a_diverged_trial_is_told_with_its_reason_and_exit_code_1(
     code, output, _ = quarterhour(*command.split())
     assert code == 1
     assert "FAILED baseline seed 0: train_loss is nan after" in " ".join(output.split())
+
+
+def test_a_stop_that_python_drops_comes_again(
+    quarterhour: Quarterhour, monkeypatch: pytest.MonkeyPatch
+):
+    class Unlucky:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    def load(_: Any) -> None:
+        Unlucky()
+        time.sleep(60)
+
+    monkeypatch.setattr("quarterhour.analysis.runs.load_run", load)
+    before = sys.unraisablehook
+    code, _, errors = quarterhour("verify", "runs/grid")
+    assert (code, errors.startswith("quarterhour: stopped")) == (130, True)
+    assert sys.unraisablehook is before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -208,7 +208,7 @@ def test_a_window_and_both_validation_sets_wait_as_often_as_they_must(
     assert gpu.waits == {"to the device": n_batches, "to the host": 1}
     gpu.waits.clear()
     continue_prompts(trial.trainer, tokens)
-    assert gpu.waits == {"to the device": 3, "to the host": 1}
+    assert gpu.waits == {"to the device": 2, "to the host": 1}
 
 
 def test_a_trial_whose_heads_have_no_kernel_says_so(gpu: Gpu, tokens: TokenData, tmp_path: Path):

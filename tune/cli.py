@@ -1,9 +1,13 @@
 """The command line's entry point: all commands, and one line for bad input."""
 
 import io
+import os
 import re
 import signal
 import sys
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
@@ -37,6 +41,24 @@ for group in (train, use, tensorboard, doctor, search, analysis):
     app.add_typer(group.app)
 
 
+@contextmanager
+def _no_stop_lost() -> Generator[None]:
+    """Python drops what is raised in a finalizer or around a fork: a stop there comes again."""
+    before = sys.unraisablehook
+
+    def again(dropped: Any) -> None:
+        if dropped.exc_type is KeyboardInterrupt:
+            threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        else:
+            before(dropped)
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
 def main() -> None:
     """Entry point: one line and exit code 2 for bad input. SIGTERM is as Ctrl-C.
 
@@ -50,7 +72,8 @@ def main() -> None:
         # Of a variable that is not set: many an option would have its default, or mean the folder.
         if any(re.fullmatch("(--[a-z-]+=)?", argument) for argument in sys.argv[1:]):
             raise typer.TyperException("an argument is empty: leave it out, or give it a value")
-        sys.exit(app(standalone_mode=False))
+        with _no_stop_lost():
+            sys.exit(app(standalone_mode=False))
     except typer.TyperException as error:
         print(f"quarterhour: {plain(error.format_message())}", file=sys.stderr)
         sys.exit(2)

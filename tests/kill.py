@@ -120,7 +120,7 @@ def kill_until_done(
             rng = random.Random(f"{seed} {number}")
             if wait_for_training(search, folder, rng):
                 toll.count_lost(folder)
-                blow = Blow(kinds[number % len(kinds)], *prepare_trials(folder))
+                blow = Blow(kinds[number % len(kinds)], *open_trials(folder))
                 if strike(search, blow.kind, folder, group, rng):
                     toll.blows.append(blow)
                     toll.save(folder)
@@ -154,7 +154,7 @@ def ended(folder: Path) -> list[Path]:
     return [path for path in paths if (result := read_result(path.parent)) and not result.crashed]
 
 
-def prepare_trials(folder: Path) -> tuple[list[str], bool]:
+def open_trials(folder: Path) -> tuple[list[str], bool]:
     """The trials without a result, and whether one of them has a checkpoint to go on from."""
     configs = folder.glob("runs/**/config.json")
     trials = [path.parent for path in configs if not path.with_name("result.json").exists()]

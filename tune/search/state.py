@@ -104,9 +104,8 @@ class SearchState:
         if not spec.result():
             read_rows(spec.folder)
         if self.pruner:
-            self.pruner.prune_if_worse(
-                spec
-            )  # a kill may have come between its last row and its judgement
+            # A kill may have come between its last row and its judgement.
+            self.pruner.prune_if_worse(spec)
         if (result := spec.result()) and result.crashed:
             spec.clear_result()
         if not spec.result():

@@ -219,6 +219,7 @@ DAMAGED = [
     ("metrics.jsonl", b'{"step": 1, "tokens": 1' + b"0" * 400 + b"}\n", "line 1 is no row"),
     ("metrics.jsonl", DEEP + b"\n", "line 1 is no row"),
     ("metrics.jsonl", b'{"step": "1"}\n', "line 1 is no row"),
+    ("metrics.jsonl", b'{"step": 1, "tokens": Infinity}\n', "line 1 is no row"),
     ("metrics.jsonl", b'{"step": 1, "train_loss": "$x$"}\n', "line 1 is no row"),
     ("metrics.jsonl", b'{"step": 1, "eval_calibration": [1]}\n', "line 1 is no row"),
 ]

@@ -5,6 +5,7 @@ With the standard library alone, so that TensorBoard, the search and the analysi
 
 import fcntl
 import json
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -256,14 +257,18 @@ def read_rows(folder: Path, having: str = "") -> list[Row]:
 
 
 def _is_row(value: Any) -> bool:
-    """Whether a JSON value has a step, and else figures, and bins where they belong."""
+    """Whether a JSON value has a step, and else figures, and bins where they belong.
+
+    A cost is finite, though a loss need not be.
+    """
     if not isinstance(value, dict) or type(value.get("step")) is not int:
         return False
     if EVAL_CALIBRATION in value:
         value = dict(value)
         if misfit(value.pop(EVAL_CALIBRATION), ([[(int, float)]], NoneType)):
             return False
-    return set(map(type, value.values())) <= _FIGURES
+    costs = (value.get(name) or 0 for name in ("tokens", "flops"))
+    return set(map(type, value.values())) <= _FIGURES and all(map(math.isfinite, costs))
 
 
 def _whole_lines(path: Path) -> list[bytes]:

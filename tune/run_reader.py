@@ -259,7 +259,7 @@ def read_rows(folder: Path, having: str = "") -> list[Row]:
 def _is_row(value: Any) -> bool:
     """Whether a JSON value has a step, and else figures, and bins where they belong.
 
-    A cost is finite, though a loss need not be.
+    A cost is never infinite, as a loss may be.
     """
     if not isinstance(value, dict) or type(value.get("step")) is not int:
         return False
@@ -268,7 +268,7 @@ def _is_row(value: Any) -> bool:
         if misfit(value.pop(EVAL_CALIBRATION), ([[(int, float)]], NoneType)):
             return False
     costs = (value.get(name) or 0 for name in ("tokens", "flops"))
-    return set(map(type, value.values())) <= _FIGURES and all(map(math.isfinite, costs))
+    return set(map(type, value.values())) <= _FIGURES and not any(map(math.isinf, costs))
 
 
 def _whole_lines(path: Path) -> list[bytes]:

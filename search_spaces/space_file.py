@@ -32,7 +32,7 @@ def run_space_file(name: str) -> Space:
         raise ValueError(f"--space {name}: {file} has no function {function}")
     mark.parent.mkdir(exist_ok=True)
     write_text(mark, name)
-    return partial(_called, found, file)
+    return partial(_called, cast(Space, found), file)
 
 
 def content_hash(name: str) -> str | None:

@@ -324,7 +324,7 @@ def _configurations(
             named = {past.label: (past.config_at(profile), own)}
         elif is_in_file(name):
             read = own_configurations(name, six)
-            named = {label: (config, best | own) for label, (config, own) in read.items()}
+            named = {label: (config, {**best, **own}) for label, (config, own) in read.items()}
         else:
             named = {name: (six[name], best)}
         for label, (config, own) in named.items():

@@ -43,7 +43,7 @@ def settings(run: Run) -> pd.DataFrame:
     """The settings in which the configurations differ, in a run of such."""
     if run.is_search:
         return pd.DataFrame()
-    trials = run.trials.drop_duplicates("configuration").set_index("configuration")
+    trials: Any = run.trials.drop_duplicates("configuration").set_index("configuration")
     paths = [name for name in trials if "." in str(name) and trials[name].nunique(dropna=True) > 1]
     return trials.loc[:, sorted(paths, key=setting_place)]
 

@@ -13,6 +13,9 @@ from quarterhour.model.muon import MuonWithAdamW
 
 Schedule = Literal["cosine", "constant", "linear", "warmup-stable-decay", "cyclical"]
 
+EXTENDABLE: tuple[Schedule, ...] = ("constant", "warmup-stable-decay")
+"""The schedules whose rate, after the warmup, depends on the whole length only at the end."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
@@ -69,6 +72,19 @@ class OptimConfig:
             return full * (step + 1) / warmup
         height = self._height((step - warmup) / (steps - warmup))
         return full * (self.final_lr_fraction + (1 - self.final_lr_fraction) * height)
+
+    @property
+    def extendable(self) -> bool:
+        """Whether the rates of a longer training begin as those of a shorter one."""
+        return self.schedule in EXTENDABLE
+
+    def full_rate_steps(self, steps: int) -> int:
+        """Of `steps` updates, how many come before the schedule first falls below the full rate."""
+        warmup = int(self.warmup_fraction * steps)
+        heights = (
+            self._height((step - warmup) / (steps - warmup)) for step in range(warmup, steps)
+        )
+        return next((warmup + n for n, height in enumerate(heights) if height < 1), steps)
 
     def _height(self, done: float) -> float:
         """Height of the schedule: 0 at the final rate, 1 at the full one; `done` goes from 0 to 1.

@@ -9,13 +9,14 @@ import typer
 
 from quarterhour.tune.commands import options
 from quarterhour.tune.commands.console import PlainConsole
-from quarterhour.tune.run_folder import TABLES, Row, counted
+from quarterhour.tune.run_folder import CONFIG, TABLES, Row, counted
 from quarterhour.tune.run_reader import read_samples
 
 if TYPE_CHECKING:
     from quarterhour.analysis.chapters.paper.comparison import Comparison
     from quarterhour.analysis.runs import Run
-    from quarterhour.tune.experiment import Experiment
+    from quarterhour.tune.experiment import Experiment, ExperimentRequest
+    from quarterhour.tune.extension import Extension
     from quarterhour.tune.ledger import TrialSpec
 
 app = typer.Typer()
@@ -92,6 +93,12 @@ def run(
         str | None,
         typer.Option(help="steps:N, tokens:N, flops:N or seconds:N. Default: its own."),
     ] = None,
+    extend: Annotated[
+        str | None,
+        typer.Option(
+            help="Whole length, steps:N, tokens:N or flops:N, to which a trained trial goes on."
+        ),
+    ] = None,
     profile: options.OwnProfile = None,
     protocol: options.OwnProtocol = None,
     corpus: options.Corpus = None,
@@ -113,25 +120,53 @@ def run(
         assigned = dict(parse_assignment(text) for text in set_ or [])
         values = assigned | _settings(max_steps, precision)
         seed = values.get("seed", seed)
+        if extend and (changed := [*values, *filter(None, (seed, budget, profile, protocol))]):
+            raise ValueError(
+                f"--extend goes on with a trial as it is, and {changed[0]} would change it: leave"
+                " one of them out"
+            )
         if cpus_per_trial is None:
             cpus_per_trial = cpu_count()  # nothing else runs beside it
         request = ExperimentRequest(
             kind="run", chosen=(configuration,), profile=profile, protocol=protocol, corpus=corpus,
-            tokenizer=tokenizer, values=values, trial_budget=budget, name=name, runs=runs,
+            tokenizer=tokenizer, values=values, trial_budget=budget, extend=extend,
+            name=name, runs=runs,
             seeds=None if seed is None else (seed,),
             resources=options.planned_resources(cpus_per_trial, gpus_per_trial, None, runs),
         )  # fmt: skip
         experiment = build_experiment(request)
+        extensions = _extensions(request, experiment)
     console = PlainConsole()
     with options.opened(experiment):
         with options.bad_input():
             todo = prepare_trials(experiment.trials(), runs)
+            for extension in extensions:
+                extension.begin()
         console.print(_headline(experiment, len(todo)))
+        console.print(*extensions, sep="\n")
         for spec in todo:
             _train_here(console, experiment, spec)
     for spec in experiment.trials():
         _print_result(console, spec)
     _end(console, experiment)
+
+
+def _extensions(request: "ExperimentRequest", experiment: "Experiment") -> "list[Extension]":
+    """Those of the trials that go on from a shorter one, have not begun, and are nowhere finished.
+
+    Raises ValueError where one cannot go on.
+    """
+    from quarterhour.tune.extension import plan_extension
+    from quarterhour.tune.ledger import finished_folders
+
+    if not request.extend:
+        return []
+    finished = finished_folders(request.runs)
+    return [
+        plan_extension(past, spec, experiment.resources.device)
+        for past, spec in zip(request.past.values(), experiment.trials(), strict=True)
+        if spec.key not in finished and not (spec.folder / CONFIG).exists()
+    ]
 
 
 def _settings(max_steps: int | None, precision: str | None) -> dict[str, Any]:

@@ -79,12 +79,10 @@ class OptimConfig:
         return self.schedule in EXTENDABLE
 
     def full_rate_steps(self, steps: int) -> int:
-        """Of `steps` updates, how many come before the schedule first falls below the full rate."""
+        """How many of `steps` updates come before the schedule falls below the full rate."""
         warmup = int(self.warmup_fraction * steps)
-        heights = (
-            self._height((step - warmup) / (steps - warmup)) for step in range(warmup, steps)
-        )
-        return next((warmup + n for n, height in enumerate(heights) if height < 1), steps)
+        after = range(warmup, steps)
+        return next((s for s in after if self._height((s - warmup) / (steps - warmup)) < 1), steps)
 
     def _height(self, done: float) -> float:
         """Height of the schedule: 0 at the final rate, 1 at the full one; `done` goes from 0 to 1.

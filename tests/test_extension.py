@@ -1,5 +1,6 @@
 """A trial made longer is the trial that was asked for that length from the start."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from test_cli import Quarterhour, quarterhour  # noqa: F401
-from tiny import exact_rows, tiny_config, tiny_spec, tiny_tokens, train
+from tiny import exact_rows, tiny_config, tiny_spec, tiny_tokens, train, write_corpus
 
 from quarterhour.data.tokens import TokenData
 from quarterhour.search_spaces.point import NUMERICS_VERSION
 from quarterhour.tune.extension import Extension, longer, plan_extension, shared_steps
-from quarterhour.tune.ledger import TrialSpec, prepare_trials
-from quarterhour.tune.run_reader import provenance
+from quarterhour.tune.ledger import TrialSpec, prepare_trials, read_spec
+from quarterhour.tune.run_reader import provenance, read_rows
 from quarterhour.tune.start import PastTrial
 
 DECAYS: dict[str, Any] = {
@@ -34,12 +35,10 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> TokenData:
     return tiny_tokens(tmp_path_factory.mktemp("corpus"))
 
 
-def extension_of(
-    short: TrialSpec, folder: Path, budget: str = "steps:50", **told: Any
-) -> Extension:
+def extension_of(short: TrialSpec, folder: Path, **told: Any) -> Extension:
     """How `short` goes on, in another folder."""
     experiment = {"numerics_version": NUMERICS_VERSION, "resources": {"device": "cpu"}} | told
-    spec = replace(short, config=longer(short.config, budget), folder=folder)
+    spec = replace(short, config=longer(short.config, "steps:50"), folder=folder)
     past = PastTrial(spec=short, run=folder.parent, experiment=experiment)
     return plan_extension(past, spec, "cpu")
 
@@ -69,9 +68,7 @@ def test_an_extended_trial_is_bit_for_bit_the_one_of_that_length(
     train(extension.spec, tokens)
     whole = replace(extension.spec, folder=tmp_path / "whole/tiny/seed0")
     train(whole, tokens)
-    assert (
-        extension.step == {"constant": 20, "warmup-stable-decay": 13}[short.config.optim.schedule]
-    )
+    assert extension.step == (20 if short.config.optim.schedule == "constant" else 13)
     assert_equal_states(extension.spec.folder, whole.folder)
     ours, theirs = exact_rows(extension.spec.folder), exact_rows(whole.folder)
     assert [row for row in ours if row["step"] <= extension.step] == [
@@ -170,7 +167,7 @@ def test_without_a_usable_checkpoint_from_before_the_decay_it_is_refused(
     kept = spec.folder / "checkpoint.before_decay.pt"
     content = kept.read_bytes()
     kept.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match="has no usable checkpoint of at most 13 steps"):
+    with pytest.raises(ValueError, match="has no usable checkpoint of at most 14 steps"):
         extension_of(spec, tmp_path / "long")
     assert "checkpoint.before_decay.pt cannot be used" in capfd.readouterr().err
     kept.rename(tmp_path / "aside.pt")

@@ -51,9 +51,10 @@ class ExperimentRequest:
     """What a command was asked to train: all six configurations, or the `chosen` ones.
 
     Those are some of the six, or folders of trials to start from. `values` are settings by dotted
-    path. `extend` is the whole length of a single trial that is to go on. Where profile, protocol, corpus, tokenizer or seeds are None, those of the first such
+    path. Where profile, protocol, corpus, tokenizer or seeds are None, those of the first such
     trial hold; else quick, as-run, the profile's, and 0. A `trial_budget` of None is each
-    configuration's own. Raises ValueError for a name that is a path, or a path that is no text.
+    configuration's own; `extend` is the whole length to which a past trial goes on. Raises
+    ValueError for a name that is a path, or a path that is no text.
     """
 
     kind: str

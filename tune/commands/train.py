@@ -143,7 +143,8 @@ def run(
             for extension in extensions:
                 extension.begin()
         console.print(_headline(experiment, len(todo)))
-        console.print(*extensions, sep="\n")
+        for extension in extensions:
+            console.print(str(extension))
         for spec in todo:
             _train_here(console, experiment, spec)
     for spec in experiment.trials():

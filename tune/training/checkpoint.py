@@ -47,7 +47,7 @@ class Checkpoints:
             self._saved_at = time.monotonic()
 
     def save_before_decay(self, trainer: Trainer, seconds: float, recorder: Recorder) -> None:
-        """Write the checkpoint that stays when the trial goes on; on a full disk, only a warning."""
+        """Write a checkpoint that stays; on a full disk, only a warning."""
         self._write(self._folder / CHECKPOINT_BEFORE_DECAY, trainer, seconds, recorder)
 
     def _write(self, path: Path, trainer: Trainer, seconds: float, recorder: Recorder) -> bool:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quarterhour.tune.commands import options
+from quarterhour.tune.commands.answer import Answer, trial_answers
 from quarterhour.tune.commands.console import PlainConsole
-from quarterhour.tune.run_folder import CONFIG, TABLES, Row, counted
+from quarterhour.tune.run_folder import CONFIG, TABLES, Row, Status, counted
 from quarterhour.tune.run_reader import read_samples
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def grid(
     address: options.Address = None,
     name: options.Name = None,
     runs: options.Runs = Path("runs"),
-) -> None:
+    _json: options.Json = False,
+) -> Answer:
     """Train the six reference configurations under Ray Tune; print the paper's tables beside ours.
 
     The same command again goes on: what has finished is not trained again.
@@ -78,7 +80,7 @@ def grid(
         write_csv(comparisons, tables)
     _print_comparisons(console, measured, comparisons)
     console.print(f"tables as csv in {tables}")
-    _end(console, experiment)
+    return _end(console, experiment, tables=tables)
 
 
 @app.command(rich_help_panel=options.TRAIN)
@@ -109,7 +111,8 @@ def run(
     gpus_per_trial: options.GpusPerTrial = None,
     name: options.Name = None,
     runs: options.Runs = Path("runs"),
-) -> None:
+    _json: options.Json = False,
+) -> Answer:
     """Train one configuration in this process, without Ray (for debugging)."""
     from quarterhour.search_spaces.point import parse_assignment
     from quarterhour.tune.experiment import ExperimentRequest, build_experiment
@@ -149,7 +152,7 @@ def run(
             _train_here(console, experiment, spec)
     for spec in experiment.trials():
         _print_result(console, spec)
-    _end(console, experiment)
+    return _end(console, experiment)
 
 
 def _extensions(request: "ExperimentRequest", experiment: "Experiment") -> "list[Extension]":
@@ -264,7 +267,7 @@ def _print_comparisons(console: PlainConsole, run: "Run", comparisons: "list[Com
     console.print(f"Differences from the study: {reasons}.", highlight=False)
 
 
-def _end(console: PlainConsole, experiment: "Experiment") -> None:
+def _end(console: PlainConsole, experiment: "Experiment", **fields: Any) -> Answer:
     """Say how the trials ended: exit code 1 if one failed, 130 if some were stopped."""
     results = {spec.label: spec.ending() for spec in experiment.trials()}
     failed = {label: result for label, result in results.items() if result and result.reason}
@@ -275,5 +278,8 @@ def _end(console: PlainConsole, experiment: "Experiment") -> None:
     if stopped:
         console.print(f"stopped: {', '.join(stopped)}; the same command goes on from there")
     console.print(f"run folder {experiment.folder}")
-    if failed or stopped:
-        raise typer.Exit(1 if failed else 130)
+    trials = trial_answers((spec.folder for spec in experiment.trials()), Status.STOPPED)
+    return Answer(
+        exit_code=1 if failed else 130 if stopped else 0,
+        fields={"run": experiment.folder, "trials": trials, **fields},
+    )

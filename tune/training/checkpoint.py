@@ -117,7 +117,7 @@ def newest_until(spec: TrialSpec, step: int) -> tuple[Path, int] | None:
 
     The user is told of damaged ones. Raises DamagedError where the rows are damaged.
     """
-    steps, found = {row["step"] for row in read_rows(spec.folder)}, list[tuple[int, Path]]()
+    steps, found = {row["step"] for row in read_rows(spec.folder)}, dict[int, Path]()
     names = (CHECKPOINT, PREVIOUS_CHECKPOINT, CHECKPOINT_BEFORE_DECAY)
     for path in filter(is_plain_file, (spec.folder / name for name in names)):
         trainer = Trainer(spec.config, torch.device("cpu"))
@@ -127,8 +127,8 @@ def newest_until(spec: TrialSpec, step: int) -> tuple[Path, int] | None:
             tell(f"{path} cannot be used ({' '.join(str(error).split())[:80]})")
             continue
         if trainer.step in steps and trainer.step <= step:
-            found.append((trainer.step, path))
-    return max(found)[::-1] if found else None
+            found[trainer.step] = path
+    return (found[max(found)], max(found)) if found else None
 
 
 def _read(path: Path, device: torch.device) -> dict[str, Any]:

@@ -13,10 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from made_up import write_grid, write_search
-from test_cli import Quarterhour, quarterhour
+from test_cli import Quarterhour, quarterhour  # noqa: F401
 from tiny import write_corpus
 
-import quarterhour.tune.self_test
 from quarterhour.tune.commands.answer import SCHEMA, _strict
 from quarterhour.tune.self_test import Check
 
@@ -45,7 +44,7 @@ def told(output: str) -> dict[str, Any]:
 
 
 def test_every_command_has_its_form(
-    quarterhour: Quarterhour,
+    quarterhour: Quarterhour,  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
@@ -53,7 +52,7 @@ def test_every_command_has_its_form(
     write_search(tmp_path / "search", 8, fresh=True)
     write_grid(tmp_path / "grid", seeds=2)
     checks = [Check(name="python", found="3.11"), Check(name="golden", found="1", passed=False)]
-    monkeypatch.setattr(quarterhour_self_test, "run_checks", lambda _: checks)
+    monkeypatch.setattr("quarterhour.tune.self_test.run_checks", lambda _: checks)
     monkeypatch.setattr("quarterhour.tune.trained.write_for_transformers", lambda *_: None)
     trial = "runs/mine/baseline/seed0"
     grid = f"grid --configurations {trial} --name all --precision fp32 --cpus-per-trial 1 --json"
@@ -78,9 +77,6 @@ def test_every_command_has_its_form(
     assert code == 1
 
 
-quarterhour_self_test = quarterhour.tune.self_test
-
-
 @pytest.mark.parametrize(
     ("command", "code"),
     [
@@ -99,7 +95,7 @@ quarterhour_self_test = quarterhour.tune.self_test
 def test_an_error_is_an_object_too(
     command: str,
     code: int,
-    quarterhour: Quarterhour,
+    quarterhour: Quarterhour,  # noqa: F811
 ):
     ended, output, errors = quarterhour(*command.split())
     value = told(output)
@@ -123,7 +119,7 @@ def test_a_number_that_is_not_finite_is_a_text():
 
 
 def test_a_diverged_trial_is_told_with_its_reason(
-    quarterhour: Quarterhour,
+    quarterhour: Quarterhour,  # noqa: F811
     tmp_path: Path,
 ):
     write_corpus(tmp_path / "tiny.jsonl")
@@ -134,7 +130,7 @@ def test_a_diverged_trial_is_told_with_its_reason(
 
 
 def test_runs_of_an_older_version_and_damaged_trials_have_the_same_form(
-    quarterhour: Quarterhour,
+    quarterhour: Quarterhour,  # noqa: F811
     tmp_path: Path,
 ):
     shutil.copytree(OLD, tmp_path / "runs")
@@ -143,10 +139,10 @@ def test_runs_of_an_older_version_and_damaged_trials_have_the_same_form(
     value = told(output)
     assert code == 0
     assert "0001/result.json cannot be read" in errors
-    damaged = [one for one in value["trials"] if one.keys() != TRIAL]
-    assert [(one["folder"], one["status"]) for one in damaged] == [
-        ("runs/search/0001", "FAILED"),
-    ]
+    assert all(one.keys() == TRIAL for one in value["trials"])
+    damaged = value["trials"][1]
+    assert (damaged["status"], damaged["metrics"]) == ("FAILED", None)
+    assert damaged["reason"].startswith("result.json cannot be read")
     for command in ("verify runs/grid", "report runs/grid --output page"):
         assert told(quarterhour(*command.split(), "--json")[1])["error"] is None
 
@@ -162,3 +158,11 @@ def test_a_reader_that_goes_away_ends_it_without_a_traceback(tmp_path: Path):
     assert done.stderr.endswith("quarterhour: [Errno 32] Broken pipe\n")
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
+
+
+def test_the_page_for_agents_is_short_and_names_every_field():
+    page = (Path(__file__).parents[1] / "tune/AGENTS.md").read_text()
+    assert len(page.splitlines()) <= 60
+    names = {*HEAD, *SEARCH, "process", "elapsed_seconds", "stopped_because", "tables", "checks"}
+    names |= {"runs", "page", "counts", "settings", "cells", "claims", "trial", "against_best"}
+    assert not [name for name in names if f"`{name}`" not in page]

@@ -15,9 +15,8 @@ from filelock import FileLock
 from made_up import write_search
 from searches import Driver, diverge
 from test_search_cli import folder, template  # noqa: F401
-from test_verify import quarterhour
+from test_verify import quarterhour  # noqa: F401
 
-import quarterhour.tune.search.waiting
 from quarterhour.analysis.chapters.search.results import against_best, search_results
 from quarterhour.analysis.runs import load_run
 from quarterhour.analysis.statistics import pooled_difference
@@ -51,13 +50,13 @@ def search(
     folder: Path,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
-    monkeypatch.setattr(quarterhour.tune.search.waiting, "SECONDS", 0.02)
+    monkeypatch.setattr("quarterhour.tune.search.waiting.SECONDS", 0.02)
     return folder / "runs/search"
 
 
 def test_it_returns_with_the_result_and_what_one_seed_can_tell(
     search: Path,
-    quarterhour: Quarterhour,
+    quarterhour: Quarterhour,  # noqa: F811
 ):
     def train() -> None:
         Driver(read_search(search), trials=7, first_points=[]).run()
@@ -80,7 +79,7 @@ def test_it_returns_with_the_result_and_what_one_seed_can_tell(
 
 def test_without_a_search_nothing_is_added_and_nobody_waits(
     search: Path,
-    quarterhour: Quarterhour,
+    quarterhour: Quarterhour,  # noqa: F811
 ):
     code, output, errors = quarterhour(*POINT)
     assert code == 2
@@ -95,14 +94,15 @@ def no_act() -> None:
 
 def test_a_search_that_ends_or_refuses_ends_the_waiting(
     search: Path,
-    quarterhour: Quarterhour,
+    quarterhour: Quarterhour,  # noqa: F811
 ):
     with searching(search, no_act):
         code, _, errors = quarterhour(*POINT)
     assert code == 1
     assert "and the point waits until it is started again" in errors
     ((file, _),) = waiting_points(search)
-    with searching(search, lambda: refuse(file, "it is no point")):
+    file.unlink()
+    with searching(search, lambda: refuse(waiting_points(search)[0][0], "it is no point")):
         code, output, errors = quarterhour(*POINT)
     assert code == 1
     assert "a point was refused; its search says why" in json.loads(output)["error"]
@@ -110,7 +110,7 @@ def test_a_search_that_ends_or_refuses_ends_the_waiting(
 
 def test_a_point_that_diverges_is_an_answer_with_exit_code_1(
     search: Path,
-    quarterhour: Quarterhour,
+    quarterhour: Quarterhour,  # noqa: F811
 ):
     def train() -> None:
         Driver(read_search(search), trials=7, first_points=[]).run(ending=diverge)
@@ -125,7 +125,7 @@ def test_a_point_that_diverges_is_an_answer_with_exit_code_1(
 
 def test_ctrl_c_leaves_the_point_in_the_search(
     search: Path,
-    quarterhour: Quarterhour,
+    quarterhour: Quarterhour,  # noqa: F811
 ):
     with searching(search, lambda: (signal.raise_signal(signal.SIGINT), time.sleep(0.2))):
         code, output, _ = quarterhour(*POINT)

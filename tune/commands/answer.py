@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 SCHEMA = 1
 """Raised when a reader of the version before would misread an object."""
 
+_CONFIG = ("name", "seed", "key", "data_fingerprint", "origin", "config")
+_RESULT = ("status", "reason", "diverged", "parameters", "adopted_from", "metrics")
+_TRIAL = ("folder", *_CONFIG, *_RESULT)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
@@ -47,25 +51,28 @@ class EndedError(Exception):
 
 
 def trial_answers(folders: Iterable[Path], unended: Status) -> list[dict[str, Any]]:
-    """Trials by the names of their config.json and result.json, with their last row as `metrics`.
+    """Trials by the names of their config.json and result.json, and null for what is not there.
 
-    One that is `unended` has no result, one that is WAITING no folder. A damaged one is FAILED.
+    One without a result is `unended`, with its last row as `metrics`; one without a folder is
+    WAITING, and one with a damaged file FAILED.
     """
-    return [_trial_answer(folder, unended) for folder in folders]
+    return [
+        dict.fromkeys(_TRIAL) | {"folder": folder} | _told(folder, unended) for folder in folders
+    ]
 
 
-def _trial_answer(folder: Path, unended: Status) -> dict[str, Any]:
-    place = {"folder": str(folder)}
+def _told(folder: Path, unended: Status) -> dict[str, Any]:
     try:
         config = read_config(folder)
-        del config["provenance"]
-        rows = [] if (ending := read_ending(folder)) else read_rows(folder)
-        return place | config | (ending or {"status": unended, "metrics": (rows or [{}])[-1]})
+        told = {name: config.get(name) for name in _CONFIG}
+        if ending := read_ending(folder):
+            return told | ending
+        return told | {"status": unended, "metrics": [{}, *read_rows(folder)][-1]}
     except FileNotFoundError:
-        return place | {"status": Status.WAITING}
+        return {"status": Status.WAITING}
     except DamagedError as error:
         tell(str(error))
-        return place | {"status": Status.FAILED, "reason": error.reason}
+        return {"status": Status.FAILED, "reason": error.reason}
 
 
 def records(table: "pd.DataFrame") -> list[dict[str, Any]]:

@@ -28,7 +28,8 @@ def grid(
     configurations: Annotated[
         str | None,
         typer.Option(
-            help="Which, with commas: names of the six, and trials' folders. Default: the six."
+            help="Which, with commas: names of the six, trials' folders, and FILE.py:NAME, a"
+            " mapping of names of your own to settings. Default: the six."
         ),
     ] = None,
     profile: options.OwnProfile = None,
@@ -47,7 +48,8 @@ def grid(
 ) -> Answer:
     """Train the six reference configurations under Ray Tune; print the paper's tables beside ours.
 
-    The same command again goes on: what has finished is not trained again.
+    Configurations of your own have the same tables, without the paper's figures. The same command
+    again goes on: what has finished is not trained again.
     """
     from quarterhour.analysis.chapters.paper.comparison import beside_published, write_csv
     from quarterhour.analysis.runs import load_run
@@ -137,6 +139,8 @@ def run(
             seeds=None if seed is None else (seed,),
             resources=options.planned_resources(cpus_per_trial, gpus_per_trial, None, runs),
         )  # fmt: skip
+        if extend and configuration not in request.past:
+            raise ValueError(f"--extend needs a trial's folder, and {configuration} is none")
         experiment = build_experiment(request)
         extensions = _extensions(request, experiment)
     console = PlainConsole()
@@ -258,13 +262,12 @@ def _headline(experiment: "Experiment", n_todo: int) -> str:
 
 
 def _print_comparisons(console: PlainConsole, run: "Run", comparisons: "list[Comparison]") -> None:
-    from quarterhour.analysis.chapters.paper.published import differences
+    from quarterhour.analysis.chapters.paper.published import beside_the_study
     from quarterhour.analysis.terminal import comparison_table
 
     for comparison in comparisons:
         console.print(comparison_table(comparison))
-    reasons = "; ".join(differences(run).values()) or "none"
-    console.print(f"Differences from the study: {reasons}.", highlight=False)
+    console.print(beside_the_study(run), highlight=False)
 
 
 def _end(console: PlainConsole, experiment: "Experiment", **fields: Any) -> Answer:

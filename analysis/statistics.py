@@ -110,6 +110,26 @@ def welch(
     return {"difference": difference, "low": low, "high": high, "p": test.pvalue}
 
 
+def pooled_difference(
+    one: float, other: float, groups: Sequence[Sequence[float]]
+) -> dict[str, float]:
+    """`difference` of two single values and its 95 % interval, `low` to `high`.
+
+    The values' spread is that within the groups, each of which has results of equal settings with
+    several seeds: s² = Σ(x - mean)² / Σ(n - 1), and the half width is t·s·sqrt(2). Everything but
+    the difference is NaN where no group has two values, or none any spread.
+    """
+    several = [np.asarray(group, float) for group in groups if len(group) > 1]
+    freedom = sum(len(group) - 1 for group in several)
+    squares = sum(float(((group - group.mean()) ** 2).sum()) for group in several)
+    half = _NAN
+    if squares > 0:
+        half = float(scipy.special.stdtrit(freedom, (1 + CONFIDENCE) / 2))
+        half *= float(np.sqrt(2 * squares / freedom))
+    difference = one - other
+    return {"difference": difference, "low": difference - half, "high": difference + half}
+
+
 def _holm(p: np.ndarray) -> np.ndarray:
     """Holm's step-down correction (Holm 1979); a NaN stays one and is not counted."""
     corrected = p.copy()

@@ -13,6 +13,9 @@ from quarterhour.model.muon import MuonWithAdamW
 
 Schedule = Literal["cosine", "constant", "linear", "warmup-stable-decay", "cyclical"]
 
+EXTENDABLE: tuple[Schedule, ...] = ("constant", "warmup-stable-decay")
+"""The schedules whose rate, after the warmup, depends on the whole length only at the end."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
@@ -69,6 +72,17 @@ class OptimConfig:
             return full * (step + 1) / warmup
         height = self._height((step - warmup) / (steps - warmup))
         return full * (self.final_lr_fraction + (1 - self.final_lr_fraction) * height)
+
+    @property
+    def extendable(self) -> bool:
+        """Whether the rates of a longer training begin as those of a shorter one."""
+        return self.schedule in EXTENDABLE
+
+    def full_rate_steps(self, steps: int) -> int:
+        """How many of `steps` updates come before the schedule falls below the full rate."""
+        warmup = int(self.warmup_fraction * steps)
+        after = range(warmup, steps)
+        return next((s for s in after if self._height((s - warmup) / (steps - warmup)) < 1), steps)
 
     def _height(self, done: float) -> float:
         """Height of the schedule: 0 at the final rate, 1 at the full one; `done` goes from 0 to 1.

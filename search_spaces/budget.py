@@ -28,14 +28,17 @@ class SearchBudget:
         return f"{self.unit}:{short if float(short) == self.amount else repr(self.amount)}"
 
     @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read `tokens:8.2M`, `steps:2000`, `flops:1e16` or `seconds:900`; else ValueError."""
+    def parse(cls, text: str, option: str = "--budget") -> Self:
+        """Read `tokens:8.2M`, `steps:2000`, `flops:1e16` or `seconds:900`; else ValueError.
+
+        It names the `option` that was given.
+        """
         unit, _, amount = text.partition(":")
         number = re.fullmatch(r"([0-9]+\.?[0-9]*(?:e[+-]?[0-9]+)?)([kMBGT]?)", amount)
         value = float(Decimal(number[1]).scaleb(EXPONENTS[number[2]])) if number else 0.0
         if unit not in UNITS or not 0 < value < math.inf:
             raise ValueError(
-                f"--budget is '{text}': it must be one of {', '.join(UNITS)}, a colon and a number"
+                f"{option} is '{text}': it must be one of {', '.join(UNITS)}, a colon and a number"
                 " above 0, e.g. steps:2000, tokens:8.2M, flops:1e16 or seconds:900"
             )
         return cls(unit=unit, amount=value)

@@ -816,7 +816,7 @@ def test_bad_files_in_the_queue_are_told_and_wait_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     search = tiny_search(tmp_path)
-    good = search.new_config({"optim.learning_rate": 2.5e-3})
+    good = search.point({"optim.learning_rate": 2.5e-3})
     add_point(search.folder, good)
     queue = search.folder / QUEUE
     bad = {"000000-a.json": "", "000000-b.json": "[]", "000000-c.json": '{"model": 3}'}
@@ -838,7 +838,7 @@ def test_a_queued_point_that_is_none_of_the_search_is_refused_and_the_search_goe
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     search = tiny_search(tmp_path)
-    good = search.new_config({"optim.learning_rate": 2.5e-3})
+    good = search.point({"optim.learning_rate": 2.5e-3})
     bad = {
         "outside the search space: The value 0.5": {"optim.beta1": 0.5},
         "outside the search space: The value 100": {"data.seq_len": 100},

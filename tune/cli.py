@@ -7,13 +7,14 @@ import signal
 import sys
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
 from quarterhour.tune.commands import analysis, doctor, search, tensorboard, train, use
+from quarterhour.tune.commands.answer import Answer, EndedError
 from quarterhour.tune.foreign import plain
 
 
@@ -25,8 +26,8 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as stopped:
-            print("quarterhour: stopped; the same command goes on from there", file=sys.stderr)
-            raise typer.Exit(130) from stopped
+            line = "stopped; the same command goes on from there"
+            raise EndedError(line, 130) from stopped
 
 
 app = typer.Typer(
@@ -60,23 +61,40 @@ def _no_stop_lost() -> Generator[None]:
 
 
 def main() -> None:
-    """Entry point: one line and exit code 2 for bad input. SIGTERM is as Ctrl-C.
-
-    What the system refuses in the middle ends with one line and exit code 1.
-    """
+    """Entry point. SIGTERM is as Ctrl-C. With --json, stdout has one object and nothing else."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # not every terminal can show every character
+    stdout, words = sys.stdout, sys.argv[1:]
+    with redirect_stdout(sys.stderr) if "--json" in words else nullcontext():
+        answer = _answer()
+    if answer.error:
+        print(f"quarterhour: {answer.error}", file=sys.stderr)
+    if "--json" in words:
+        try:
+            answer.write(next((word for word in words if word[:1] != "-"), None), stdout)
+        except OSError as error:
+            print(f"quarterhour: {plain(str(error))}", file=sys.stderr)
+            sys.exit(answer.exit_code or 1)
+    sys.exit(answer.exit_code)
+
+
+def _answer() -> Answer:
+    """Run the command: one line and exit code 2 for bad input.
+
+    What the system refuses in the middle ends with one line and exit code 1.
+    """
     try:
         # Of a variable that is not set: many an option would have its default, or mean the folder.
         if any(re.fullmatch("(--[a-z-]+=)?", argument) for argument in sys.argv[1:]):
             raise typer.TyperException("an argument is empty: leave it out, or give it a value")
         with _no_stop_lost():
-            sys.exit(app(standalone_mode=False))
+            ended = app(standalone_mode=False)
+    except EndedError as error:
+        return Answer(exit_code=error.exit_code, error=plain(str(error)))
     except typer.TyperException as error:
-        print(f"quarterhour: {plain(error.format_message())}", file=sys.stderr)
-        sys.exit(2)
+        return Answer(exit_code=2, error=plain(error.format_message()))
     except OSError as error:  # such as a full disk, or none where the output goes
-        print(f"quarterhour: {plain(str(error))}", file=sys.stderr)
-        sys.exit(1)
+        return Answer(exit_code=1, error=plain(str(error)))
+    return ended if isinstance(ended, Answer) else Answer(exit_code=ended or 0)

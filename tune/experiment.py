@@ -26,6 +26,7 @@ from quarterhour.search_spaces.point import NUMERICS_VERSION, TrialConfig
 from quarterhour.search_spaces.profiles import Profile, profile_named
 from quarterhour.search_spaces.reference import SIX, reference_configurations
 from quarterhour.search_spaces.user_file import is_in_file
+from quarterhour.tune.extension import longer
 from quarterhour.tune.foreign import value_at
 from quarterhour.tune.ledger import TrialSpec, claims_folder, config_in
 from quarterhour.tune.machine import best_precision, describe_hardware
@@ -54,8 +55,8 @@ class ExperimentRequest:
     Those are some of the six, folders of trials to start from, or users' own in `FILE.py:NAME`.
     `values` are settings by dotted path. Where profile, protocol, corpus, tokenizer or seeds are
     None, those of the first such trial hold; else quick, as-run, the profile's, and 0. A
-    `trial_budget` of None is each configuration's own. Raises ValueError for a name that is a path,
-    or a path that is no text.
+    `trial_budget` of None is each configuration's own; `extend` is the whole length to which a past
+    trial goes on. Raises ValueError for a name that is a path, or a path that is no text.
     """
 
     kind: str
@@ -66,6 +67,7 @@ class ExperimentRequest:
     tokenizer: str | None
     values: Mapping[str, Any]
     trial_budget: str | None = None
+    extend: str | None = None
     seeds: tuple[int, ...] | None
     resources: Resources
     name: str | None
@@ -120,6 +122,7 @@ class ExperimentRequest:
         """The run folder's name if none is given: it tells what is not the default."""
         names = map(self._label, self.chosen)
         parts = [self.kind, *names, self.profile, self.protocol, self.trial_budget]
+        parts += [f"extend-{self.extend}"] if self.extend else []
         parts += [f"{path}={value}" for path, value in self.values.items()]
         return "-".join(part for part in parts if part and part not in ("quick", "as-run"))
 
@@ -251,7 +254,10 @@ class Experiment:
 
     def _check_disk(self) -> None:
         """Raises ValueError without room for all trials' checkpoints and those being written."""
-        sizes = [config.model.parameters for config in self.configurations.values()]
+        sizes = [  # with warmup-stable-decay one from before the decay stays
+            config.model.parameters * (1 + (config.optim.schedule == "warmup-stable-decay"))
+            for config in self.configurations.values()
+        ]
         files = sum(sizes) * len(self.seeds) + max(sizes) * self.resources.concurrency
         needed = files * BYTES_PER_PARAMETER
         existing = next(path for path in (self.folder, *self.folder.parents) if path.exists())
@@ -336,7 +342,8 @@ def _configurations(
                     f"two of the configurations are called {label}: leave one of them out"
                 )
             values = {**own, **asked}
-            found[label] = _within(request.trial_budget, config.with_values(values)), values
+            config = _within(request.trial_budget, config.with_values(values))
+            found[label] = longer(config, request.extend) if request.extend else config, values
     return found
 
 

@@ -27,6 +27,7 @@ from quarterhour.search_spaces.point import TrialConfig
 from quarterhour.tune.foreign import MEND, DamagedError, damage_told, is_plain_file, read_file
 from quarterhour.tune.run_folder import (
     CHECKPOINT,
+    CHECKPOINT_BEFORE_DECAY,
     CLAIMS,
     CONFIG,
     ERROR,
@@ -49,7 +50,7 @@ from quarterhour.tune.run_reader import (
     run_of,
 )
 
-ADOPTED = (METRICS, SAMPLES, CHECKPOINT, EVENTS)
+ADOPTED = (METRICS, SAMPLES, CHECKPOINT, CHECKPOINT_BEFORE_DECAY, EVENTS)
 """What is taken of a finished trial, beside its result."""
 
 
@@ -259,7 +260,7 @@ def adopt(spec: TrialSpec, source: Path) -> None:
     def copy(target: Path) -> None:
         for path in (path for name in ADOPTED for path in source.glob(name)):
             if is_plain_file(path):
-                _link_or_copy(path, target / path.name)
+                link_or_copy(path, target / path.name)
         fields = read_ending(source) or {}
         fields["adopted_from"] = fields["adopted_from"] or str(source)
         write_text(target / RESULT, json.dumps(fields, indent=2))
@@ -353,7 +354,8 @@ def _runs(folder: Path) -> Path:
     return (run_of(folder) or folder).parent
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file that nobody writes to any more a second place; raises OSError."""
     try:
         os.link(source, target)
     except OSError:

@@ -21,6 +21,7 @@ STUDY, QUEUE, ELAPSED, FRESH_SEEDS = "study.journal", "queue", "elapsed.json", "
 # Of a trial.
 CONFIG, METRICS, SAMPLES, RESULT = "config.json", "metrics.jsonl", "samples.json", "result.json"
 CHECKPOINT, PREVIOUS_CHECKPOINT = "checkpoint.pt", "checkpoint.previous.pt"
+CHECKPOINT_BEFORE_DECAY = "checkpoint.before_decay.pt"
 EVENTS = "events.out.tfevents.*"
 ERROR = "error.txt"
 # Beside the runs: which folder has a key.

@@ -1,14 +1,14 @@
 """The commands that judge finished runs and show them: verify, report."""
 
 import gc
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from quarterhour.tune.commands import options
+from quarterhour.tune.commands.answer import Answer, records
 from quarterhour.tune.commands.console import PlainConsole
 from quarterhour.tune.foreign import plain
 
@@ -25,8 +25,8 @@ RunFolder = Annotated[Path, typer.Argument(help="A run folder, such as runs/grid
 @app.command(rich_help_panel=options.CHECK)
 def verify(
     folder: RunFolder,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
-) -> None:
+    _json: options.Json = False,
+) -> Answer:
     """Check a run against the published study, cell by cell; exit code 1 if a cell FAILED."""
     from quarterhour.analysis.chapters.verify import Verdict, counts, verify_cells, verify_orderings
     from quarterhour.analysis.runs import load_run
@@ -41,13 +41,11 @@ def verify(
         "claims": orderings,
     }
     number_of = {name: counts(part) for name, part in parts.items()}
-    if json_:
-        tables = {name: _records(part) for name, part in parts.items()}
-        print(json.dumps({"run": str(folder), "counts": number_of} | tables, indent=2))
-    else:
-        _print_verdicts(run, cells, orderings, number_of)
+    _print_verdicts(run, cells, orderings, number_of)
     failed = sum(number[Verdict.FAILED] for number in number_of.values())
-    raise typer.Exit(1 if failed else 0)
+    tables = {name: records(part) for name, part in parts.items()}
+    fields = {"run": folder, "counts": number_of} | tables
+    return Answer(exit_code=1 if failed else 0, fields=fields)
 
 
 def _print_verdicts(
@@ -84,7 +82,8 @@ def report(
             help="Folder to write: new, or an earlier report. Default: report in the first RUN."
         ),
     ] = None,
-) -> None:
+    _json: options.Json = False,
+) -> Answer:
     """Write tables (csv, md, tex), figures (svg, png) and report.html, a page in a single file.
 
     A run may be a search, or unfinished. Several runs make one report with a chapter for each. An
@@ -102,6 +101,7 @@ def report(
         _check_replaceable(target)
         write_folder(target, lambda folder: write_report(runs, folder))
     print(f"report in {plain(str(target / PAGE))}")
+    return Answer(fields={"runs": folders, "page": target / PAGE})
 
 
 def _check_replaceable(folder: Path) -> None:
@@ -116,9 +116,3 @@ def _check_replaceable(folder: Path) -> None:
             f"{folder} holds more than a report, such as {others[0]}, and would be replaced: give a"
             " new folder with --output"
         )
-
-
-def _records(table: "pd.DataFrame") -> list[dict[str, Any]]:
-    """Rows for JSON, unrounded, with null for NaN."""
-    text: Any = table.to_json(orient="records", double_precision=15)
-    return json.loads(text)

@@ -1,6 +1,5 @@
 """What the commands share: their common options, and how bad input ends."""
 
-import sys
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -8,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import platformdirs
 import typer
+
+from quarterhour.tune.commands.answer import EndedError
 
 if TYPE_CHECKING:
     from quarterhour.tune.experiment import Experiment
@@ -90,6 +91,12 @@ Runs = Annotated[
     Path, typer.Option(help="Folder that holds all run folders.", rich_help_panel=_KEPT)
 ]
 
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON object on stdout, and all else on stderr."),
+]
+"""The option; `cli.main` acts on it."""
+
 
 @contextmanager
 def bad_input(written_by: str | None = "--runs") -> Generator[None]:
@@ -153,5 +160,4 @@ def opened(experiment: "Experiment") -> Generator[None]:
             yield
         except (ClusterError, OSError) as error:
             fault = _fault(error, experiment.folder)
-            print(f"quarterhour: {fault}; the same command goes on", file=sys.stderr)
-            raise typer.Exit(1) from error
+            raise EndedError(f"{fault}; the same command goes on", 1) from error

@@ -1,18 +1,25 @@
 """The commands of the open-ended search: search, enqueue, status, dashboard."""
 
+import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from quarterhour.tune.commands import options
+from quarterhour.tune.commands.answer import Answer, EndedError, records, trial_answers
 from quarterhour.tune.commands.console import PlainConsole
 from quarterhour.tune.run_folder import ELAPSED, OBJECTIVES, STUDY, Status, counted
-from quarterhour.tune.run_reader import elapsed_seconds, owner, read_experiment
+from quarterhour.tune.run_reader import (
+    elapsed_seconds,
+    owner,
+    read_experiment,
+    trial_folders,
+)
 
 if TYPE_CHECKING:
     from quarterhour.analysis.chapters.search.results import SearchResults
@@ -75,7 +82,8 @@ def search(
     address: options.Address = None,
     name: options.Name = None,
     runs: options.Runs = Path("runs"),
-) -> None:
+    _json: options.Json = False,
+) -> Answer:
     """Search on from the six reference points: Optuna proposes, and all trials have equal budgets.
 
     Ctrl-C stops the search and the same command goes on. Larger --trials or --hours extend it.
@@ -116,15 +124,18 @@ def search(
             complete = all(spec.ending() for spec in fresh)
     if state.stopped_because:
         console.print(f"stopped: {state.stopped_because}")
-    if planned.trials():
-        _print_results(console, planned.folder, _results(planned.folder))
+    results = _results(planned.folder) if planned.trials() else None
+    if results:
+        _print_results(console, planned.folder, results)
+    endings = [spec.ending() for spec in planned.trials()]
+    code = int(all(ending and ending.status is Status.FAILED for ending in endings))
     if not complete:
         again = shlex.join(["quarterhour", *sys.argv[1:]])
         console.print(f"stopped; to go on: {again}")
-        raise typer.Exit(1 if state.stopped_because else 130)
-    endings = [spec.ending() for spec in planned.trials()]
-    if all(ending and ending.status is Status.FAILED for ending in endings):
-        raise typer.Exit(1)
+        code = 1 if state.stopped_because else 130
+    told = {"stopped_because": state.stopped_because}
+    fields = _fields(planned.folder, results) if results else {"run": planned.folder}
+    return Answer(exit_code=code, fields=told | fields)
 
 
 def _headline(
@@ -179,6 +190,21 @@ def _results(folder: Path) -> "SearchResults":
     return search_results(load_run(folder))
 
 
+def _fields(folder: Path, results: "SearchResults") -> dict[str, Any]:
+    """What a search has come to, for --json; its best comes first."""
+    from quarterhour.analysis.chapters.search.results import seed_comparison, spent
+
+    unended = Status.RUNNING if owner(folder) else Status.STOPPED
+    return {
+        "run": folder,
+        "objectives": results.objectives,
+        "best": list(results.ranked()["configuration"]),
+        "seed_comparison": records(seed_comparison(results)),
+        "spent": spent(results).to_dict(),
+        "trials": trial_answers(trial_folders(folder), unended),
+    }
+
+
 def _print_results(console: PlainConsole, folder: Path, results: "SearchResults") -> None:
     from quarterhour.analysis.terminal import best_table, seed_table, spent_text, states_table
 
@@ -194,27 +220,81 @@ def enqueue(
     folder: RunFolder,
     settings: Annotated[list[str], typer.Argument(help="Settings, e.g. optim.learning_rate=2e-3.")],
     space: OwnSpace = None,
-) -> None:
+    wait: Annotated[
+        bool,
+        typer.Option("--wait", help="Return when the point has ended, with its result."),
+    ] = False,
+    _json: options.Json = False,
+) -> Answer:
     """Add a point to a search. What you leave out is the baseline's.
 
     It is trained after interrupted trials, the search's first points and earlier queued points,
-    and before Optuna's proposals.
+    and before Optuna's proposals. With --wait, a point that the search has already is waited for.
     """
     from quarterhour.search_spaces.point import parse_assignment
     from quarterhour.tune.search.queue import add_point
     from quarterhour.tune.search.settings import read_search
 
     with options.bad_input(written_by=None):
-        values = dict(parse_assignment(text) for text in settings)
-        add_point(folder, read_search(folder, space).new_config(values))
+        search = read_search(folder, space)
+        config = search.point(dict(parse_assignment(text) for text in settings))
+        known = search.why_not_new(config)
+        if known and not wait:
+            raise ValueError(known)
+        if wait and not known and not owner(folder):
+            raise ValueError(
+                f"no search runs in {folder}, so the point is not added: start it again in another"
+                " terminal, or leave out --wait"
+            )
+        if not known:
+            add_point(folder, config)
+    if wait:
+        return _ended(folder, config.key(search.data_fingerprint))
     PlainConsole().print(
         f"{folder} trains it after interrupted trials, first points and earlier queued points; if"
         " it is not running, start it again"
     )
+    return Answer(fields={"run": folder})
+
+
+def _ended(folder: Path, key: str) -> Answer:
+    """Wait for a point's end; its result, and whether it beats the best. 1 if it has none."""
+    from quarterhour.analysis.chapters.search.results import against_best
+    from quarterhour.tune.search.waiting import NoEndError, wait_for_end
+
+    try:
+        with options.bad_input(written_by=None):
+            trial = wait_for_end(folder, key)
+            results = _results(folder)
+    except NoEndError as error:
+        raise EndedError(str(error), 1) from error
+    except KeyboardInterrupt as error:
+        line = "stopped waiting; the point stays in the search, and the same command waits on"
+        raise EndedError(line, 130) from error
+    compared = against_best(results, trial.name)
+    (told,) = trial_answers([trial], Status.RUNNING)
+    _print_ended(told, compared)
+    failed = told["status"] == Status.FAILED
+    fields = {"run": folder, "trial": told, "against_best": compared}
+    return Answer(exit_code=1 if failed else 0, fields=fields)
+
+
+def _print_ended(trial: Mapping[str, Any], compared: Mapping[str, Any]) -> None:
+    objective = compared["objective"]
+    value = trial.get("metrics", {}).get(objective)
+    outcome = trial.get("reason") or f"{objective} {value:.4f}"
+    console = PlainConsole()
+    console.print(f"{trial['folder']}: {trial['status']}, {outcome}")
+    figures = ""
+    if compared["best"]:
+        half = (compared["high"] - compared["low"]) / 2
+        spread = "" if math.isnan(half) else f" ± {half:.4f} by seed noise"
+        figures = f" (less trial {compared['best']}: {compared['difference']:+.4f}{spread})"
+    console.print(f"better than the best of the others? {compared['verdict']}{figures}")
 
 
 @app.command(rich_help_panel=options.LOOK)
-def status(folder: RunFolder) -> None:
+def status(folder: RunFolder, _json: options.Json = False) -> Answer:
     """Show how far a search is, also while it runs: states, best trials, cost, rate."""
     console = PlainConsole()
     with options.bad_input(written_by=None):
@@ -226,6 +306,8 @@ def status(folder: RunFolder) -> None:
     _print_results(console, folder, results)
     if rate:
         console.print(rate)
+    told = {"process": process, "elapsed_seconds": elapsed_seconds(folder)}
+    return Answer(fields=told | _fields(folder, results))
 
 
 def _rate(folder: Path, results: "SearchResults") -> str:

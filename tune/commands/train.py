@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quarterhour.tune.commands import options
+from quarterhour.tune.commands.answer import Answer, trial_answers
 from quarterhour.tune.commands.console import PlainConsole
-from quarterhour.tune.run_folder import TABLES, Row, counted
+from quarterhour.tune.run_folder import CONFIG, TABLES, Row, Status, counted
 from quarterhour.tune.run_reader import read_samples
 
 if TYPE_CHECKING:
     from quarterhour.analysis.chapters.paper.comparison import Comparison
     from quarterhour.analysis.runs import Run
-    from quarterhour.tune.experiment import Experiment
+    from quarterhour.tune.experiment import Experiment, ExperimentRequest
+    from quarterhour.tune.extension import Extension
     from quarterhour.tune.ledger import TrialSpec
 
 app = typer.Typer()
@@ -43,7 +45,8 @@ def grid(
     address: options.Address = None,
     name: options.Name = None,
     runs: options.Runs = Path("runs"),
-) -> None:
+    _json: options.Json = False,
+) -> Answer:
     """Train the six reference configurations under Ray Tune; print the paper's tables beside ours.
 
     Configurations of your own have the same tables, without the paper's figures. The same command
@@ -81,7 +84,7 @@ def grid(
         write_csv(comparisons, tables)
     _print_comparisons(console, measured, comparisons)
     console.print(f"tables as csv in {tables}")
-    _end(console, experiment)
+    return _end(console, experiment, tables=tables)
 
 
 @app.command(rich_help_panel=options.TRAIN)
@@ -93,6 +96,12 @@ def run(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Default: the trial's own, or 0.")] = None,
     budget: options.TrialBudget = None,
+    extend: Annotated[
+        str | None,
+        typer.Option(
+            help="Whole length, steps:N, tokens:N or flops:N, to which a trained trial goes on."
+        ),
+    ] = None,
     profile: options.OwnProfile = None,
     protocol: options.OwnProtocol = None,
     corpus: options.Corpus = None,
@@ -103,7 +112,8 @@ def run(
     gpus_per_trial: options.GpusPerTrial = None,
     name: options.Name = None,
     runs: options.Runs = Path("runs"),
-) -> None:
+    _json: options.Json = False,
+) -> Answer:
     """Train one configuration in this process, without Ray (for debugging)."""
     from quarterhour.search_spaces.point import parse_assignment
     from quarterhour.tune.experiment import ExperimentRequest, build_experiment
@@ -114,25 +124,56 @@ def run(
         assigned = dict(parse_assignment(text) for text in set_ or [])
         values = assigned | _settings(max_steps, precision)
         seed = values.get("seed", seed)
+        if extend and (changed := [*values, *filter(None, (seed, budget, profile, protocol))]):
+            raise ValueError(
+                f"--extend goes on with a trial as it is, and {changed[0]} would change it: leave"
+                " one of them out"
+            )
         if cpus_per_trial is None:
             cpus_per_trial = cpu_count()  # nothing else runs beside it
         request = ExperimentRequest(
             kind="run", chosen=(configuration,), profile=profile, protocol=protocol, corpus=corpus,
-            tokenizer=tokenizer, values=values, trial_budget=budget, name=name, runs=runs,
+            tokenizer=tokenizer, values=values, trial_budget=budget, extend=extend,
+            name=name, runs=runs,
             seeds=None if seed is None else (seed,),
             resources=options.planned_resources(cpus_per_trial, gpus_per_trial, None, runs),
         )  # fmt: skip
+        if extend and configuration not in request.past:
+            raise ValueError(f"--extend needs a trial's folder, and {configuration} is none")
         experiment = build_experiment(request)
+        extensions = _extensions(request, experiment)
     console = PlainConsole()
     with options.opened(experiment):
         with options.bad_input():
             todo = prepare_trials(experiment.trials(), runs)
+            for extension in extensions:
+                extension.begin()
         console.print(_headline(experiment, len(todo)))
+        for extension in extensions:
+            console.print(str(extension))
         for spec in todo:
             _train_here(console, experiment, spec)
     for spec in experiment.trials():
         _print_result(console, spec)
-    _end(console, experiment)
+    return _end(console, experiment)
+
+
+def _extensions(request: "ExperimentRequest", experiment: "Experiment") -> "list[Extension]":
+    """Those of the trials that go on from a shorter one, have not begun, and are nowhere finished.
+
+    Raises ValueError where one cannot go on.
+    """
+    from quarterhour.tune.extension import plan_extension
+    from quarterhour.tune.ledger import finished_folders
+
+    if not request.extend:
+        return []
+    finished = finished_folders(request.runs)
+    return [
+        plan_extension(past, spec, experiment.resources.device)
+        for past, spec in zip(request.past.values(), experiment.trials(), strict=True)
+        if spec.key not in finished and not (spec.folder / CONFIG).exists()
+    ]
 
 
 def _settings(max_steps: int | None, precision: str | None) -> dict[str, Any]:
@@ -230,7 +271,7 @@ def _print_comparisons(console: PlainConsole, run: "Run", comparisons: "list[Com
     console.print(beside_the_study(run), highlight=False)
 
 
-def _end(console: PlainConsole, experiment: "Experiment") -> None:
+def _end(console: PlainConsole, experiment: "Experiment", **fields: Any) -> Answer:
     """Say how the trials ended: exit code 1 if one failed, 130 if some were stopped."""
     results = {spec.label: spec.ending() for spec in experiment.trials()}
     failed = {label: result for label, result in results.items() if result and result.reason}
@@ -241,5 +282,8 @@ def _end(console: PlainConsole, experiment: "Experiment") -> None:
     if stopped:
         console.print(f"stopped: {', '.join(stopped)}; the same command goes on from there")
     console.print(f"run folder {experiment.folder}")
-    if failed or stopped:
-        raise typer.Exit(1 if failed else 130)
+    trials = trial_answers((spec.folder for spec in experiment.trials()), Status.STOPPED)
+    return Answer(
+        exit_code=1 if failed else 130 if stopped else 0,
+        fields={"run": experiment.folder, "trials": trials, **fields},
+    )

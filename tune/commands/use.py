@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from quarterhour.tune.commands import options
+from quarterhour.tune.commands.answer import Answer
 from quarterhour.tune.commands.console import PlainConsole
 from quarterhour.tune.foreign import plain
 
@@ -28,7 +29,8 @@ def export(
     trial: TrialFolder,
     folder: Annotated[Path, typer.Argument(help="A new folder to write.")],
     tokenizer: SameTokenizer = None,
-) -> None:
+    _json: options.Json = False,
+) -> Answer:
     """Write a trained trial as a folder that transformers loads, without a network or own code."""
     from quarterhour.analysis.model_card import model_card
     from quarterhour.analysis.runs import load_run
@@ -43,6 +45,7 @@ def export(
     PlainConsole().print(
         f"{folder} holds {spec.label} as transformers loads it; read its README.md"
     )
+    return Answer(fields={"trial": trial, "folder": folder})
 
 
 @app.command(rich_help_panel=options.USE)

@@ -131,24 +131,28 @@ class Search:
         )
         return self.as_now(spec)
 
-    def new_config(self, values: Mapping[str, Any]) -> TrialConfig:
+    def point(self, values: Mapping[str, Any]) -> TrialConfig:
         """The configuration of a user's point, on the baseline.
 
-        Raises ValueError where it is no point of the space, or the search has it already.
+        Raises ValueError where it is no point of the space.
         """
         fixed = [path for path in values if not path.startswith(("model.", "optim.", "data."))]
         if fixed:
             raise ValueError(f"{fixed[0]} is the same for all trials of a search: leave it out")
         config = self.config_of(values)
         locate(self.space, self.baseline, config)
+        return config
+
+    def why_not_new(self, config: TrialConfig) -> str | None:
+        """Where the search has a configuration already; None if it has not."""
         key = config.key(self.data_fingerprint)
         for spec in self.trials():
             if spec.key == key:
-                raise ValueError(f"that point is trial {spec.name} of {self.folder} already")
+                return f"that point is trial {spec.name} of {self.folder} already"
         for _, waiting in waiting_points(self.folder):
             if waiting.key(self.data_fingerprint) == key:
-                raise ValueError(f"that point waits in {self.folder} already")
-        return config
+                return f"that point waits in {self.folder} already"
+        return None
 
     def own(self, config: TrialConfig) -> TrialConfig:
         """A configuration with this search's budget, seed and precision.

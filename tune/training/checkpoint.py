@@ -10,7 +10,11 @@ import torch
 from quarterhour.data.files import write_file
 from quarterhour.tune.foreign import is_plain_file, tell
 from quarterhour.tune.ledger import TrialSpec
-from quarterhour.tune.run_folder import CHECKPOINT, PREVIOUS_CHECKPOINT
+from quarterhour.tune.run_folder import (
+    CHECKPOINT,
+    CHECKPOINT_BEFORE_DECAY,
+    PREVIOUS_CHECKPOINT,
+)
 from quarterhour.tune.run_reader import read_rows
 from quarterhour.tune.training.recorder import Recorder
 from quarterhour.tune.training.trainer import Trainer
@@ -21,6 +25,7 @@ CHECKPOINT_SECONDS = 30.0
 class Checkpoints:
     """The newest checkpoint in a trial's folder, and the one before it, should that be damaged.
 
+    A trial whose learning rate decays at its end also has one from before, to be extended from.
     A checkpoint that cannot be written or used stops no trial: `warnings` tells of it, oldest
     first.
     """
@@ -38,20 +43,30 @@ class Checkpoints:
 
     def save(self, trainer: Trainer, seconds: float, recorder: Recorder) -> None:
         """Write a checkpoint after `seconds` of training; on a full disk, only a warning."""
+        if self._write(self._newest, trainer, seconds, recorder):
+            self._saved_at = time.monotonic()
+
+    def save_before_decay(self, trainer: Trainer, seconds: float, recorder: Recorder) -> None:
+        """Write a checkpoint that stays; on a full disk, only a warning."""
+        self._write(self._folder / CHECKPOINT_BEFORE_DECAY, trainer, seconds, recorder)
+
+    def _write(self, path: Path, trainer: Trainer, seconds: float, recorder: Recorder) -> bool:
+        """Write a checkpoint; whether it could be."""
         state = {"trainer": trainer.state_dict(), "seconds": seconds}
 
         def write(temporary: Path) -> None:
             torch.save(state, temporary)
-            if self._newest.exists():
-                self._newest.replace(self._previous)
+            if path == self._newest and path.exists():
+                path.replace(self._previous)
 
         try:
             recorder.sync()  # a checkpoint cannot be used without its rows
-            write_file(self._newest, write)
-            self._saved_at = time.monotonic()
+            write_file(path, write)
+            return True
         except (OSError, RuntimeError) as error:  # torch reports a full disk by the latter
             reason = str(error).splitlines()[0]
             self.warnings.append(f"no checkpoint at step {trainer.step} could be written: {reason}")
+            return False
 
     def load(self, trainer: Trainer) -> tuple[Trainer, float]:
         """Put the newest usable checkpoint into `trainer`; the trainer and its seconds so far.
@@ -95,6 +110,25 @@ def trained(spec: TrialSpec) -> Trainer:
             f" alone): `quarterhour run {spec.folder} --runs again` trains it again"
         )
     return trainer
+
+
+def newest_until(spec: TrialSpec, step: int) -> tuple[Path, int] | None:
+    """Of a trial's usable checkpoints the newest of at most `step` updates, and its updates.
+
+    The user is told of damaged ones. Raises DamagedError where the rows are damaged.
+    """
+    steps, found = {row["step"] for row in read_rows(spec.folder)}, dict[int, Path]()
+    names = (CHECKPOINT, PREVIOUS_CHECKPOINT, CHECKPOINT_BEFORE_DECAY)
+    for path in filter(is_plain_file, (spec.folder / name for name in names)):
+        trainer = Trainer(spec.config, torch.device("cpu"))
+        try:
+            trainer.load_state_dict(_read(path, trainer.device)["trainer"])
+        except Exception as error:  # as above
+            tell(f"{path} cannot be used ({' '.join(str(error).split())[:80]})")
+            continue
+        if trainer.step in steps and trainer.step <= step:
+            found[trainer.step] = path
+    return (found[max(found)], max(found)) if found else None
 
 
 def _read(path: Path, device: torch.device) -> dict[str, Any]:

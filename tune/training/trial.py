@@ -1,5 +1,6 @@
 """One trial from its first step, or its checkpoint, to its result. No Ray in it."""
 
+import functools
 import math
 import statistics
 from collections.abc import Generator, Iterator, Sequence
@@ -103,6 +104,8 @@ class Trial:
                 recorder.write(row)
                 if samples:
                     recorder.write_samples(samples)
+                if end == self._last_before_decay:
+                    self.checkpoints.save_before_decay(self.trainer, self.seconds, recorder)
                 if end == self.config.budget.trained_steps or not math.isfinite(row[TRAIN_LOSS]):
                     break
                 if self.checkpoints.due:
@@ -116,6 +119,15 @@ class Trial:
             raise
         finally:
             recorder.close()
+
+    @functools.cached_property
+    def _last_before_decay(self) -> int | None:
+        """The updates of the last row before the decay; None where the last row's state is it."""
+        budget = self.config.budget
+        full = self.config.optim.full_rate_steps(budget.steps)
+        if not self.config.optim.extendable or full >= budget.trained_steps:
+            return None
+        return max((end for end in budget.window_ends() if end <= full), default=None)
 
     def _train_to(self, end: int) -> tuple[Row, list[Sample]]:
         """Train one window, up to `end` updates; its row and samples, evaluated where it is due."""

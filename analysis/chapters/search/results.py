@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from quarterhour.analysis.runs import Run
-from quarterhour.analysis.statistics import CONFIDENCE, unjudged, welch
+from quarterhour.analysis.statistics import CONFIDENCE, pooled_difference, unjudged, welch
 from quarterhour.tune.run_folder import SPEEDS, TRIAL, Status, setting_place
 
 SPENT = ("step", "tokens", "flops", "seconds")
@@ -137,6 +137,41 @@ def seed_comparison(results: SearchResults) -> pd.DataFrame:
     columns = ["trial", "n", "mean", "difference", "low", "high", "verdict"]
     compared = pd.DataFrame(rows).reindex(columns=columns)
     return compared.sort_values(["mean"], ascending=minimize, kind="stable")
+
+
+def against_best(results: SearchResults, name: str) -> dict[str, Any]:
+    """A trial against the best of the others, each by its one seed and the (first) objective.
+
+    `difference` is the trial's value less that of `best`, with the interval that the spread of this
+    search's trials with fresh seeds gives. The best was chosen by this seed, so its value flatters
+    it: "better" claims no more than it seems to, "worse" may.
+    """
+    complete = results.ranked()
+    others = complete.loc[complete["configuration"] != name]
+    own = complete.loc[complete["configuration"] == name, results.objective]
+    told = dict[str, Any](objective=results.objective, best=None)
+    if own.empty:
+        return told | {"verdict": "no: it is not complete"}
+    if others.empty:
+        return told | {"verdict": "cannot be told: no other trial is complete"}
+    fresh = results.fresh.loc[results.fresh["status"] == Status.COMPLETE]
+    groups = [of.to_list() for _, of in fresh.groupby("configuration")[results.objective]]
+    best = others.iloc[0]
+    told["best"] = best["configuration"]
+    compared = pooled_difference(own.iloc[0], best[results.objective], groups)
+    return told | compared | {"verdict": _verdict_of_one_seed(compared, results)}
+
+
+def _verdict_of_one_seed(compared: dict[str, float], results: SearchResults) -> str:
+    if pd.isna(compared["low"]):
+        return (
+            "cannot be told: one seed each, and no trial of this search has several fresh seeds"
+            " that tell how much seeds differ"
+        )
+    if compared["low"] <= 0 <= compared["high"]:
+        return "within seed noise"
+    minimize = results.objectives[results.objective] == "minimize"
+    return "better" if (compared["high"] < 0) == minimize else "worse"
 
 
 def _difference(own: Any, against: Any, tests: int, minimize: bool) -> dict[str, Any]:

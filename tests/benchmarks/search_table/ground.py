@@ -44,6 +44,15 @@ SIX = {
 }
 
 
+def params_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a table's row, as the space takes them."""
+    paths = ("model.", "optim.", "data.")
+    params = {name: row[name] for name in row if name.startswith(paths) and row[name] == row[name]}
+    if "optim.cycles" in params:
+        params["optim.cycles"] = int(params["optim.cycles"])
+    return params
+
+
 @dataclass(frozen=True, kw_only=True)
 class Point:
     """A row's point: where it is from, and the values of the space's parameters."""
@@ -86,8 +95,16 @@ def points() -> Iterator[Point]:
     for origin in itertools.cycle(SIX):
         units = dict(zip(names, sobol.random(1)[0], strict=True))
         yield Point(origin="spread", params=params_at(units))
-        units = moved(origin, names, rng)
+        units = moved(locate_six(origin), names, rng)
         yield Point(origin=f"around {origin}", params=params_at(units))
+
+
+def points_around(centers: Mapping[str, Mapping[str, Any]]) -> Iterator[Point]:
+    """Points without end around these points by name, by turns."""
+    names, rng = parameter_names(), np.random.default_rng(1)
+    for name, params in itertools.cycle(centers.items()):
+        units = moved(params, names, rng)
+        yield Point(origin=f"around {name}", params=params_at(units))
 
 
 def locate_six(name: str) -> dict[str, Any]:
@@ -149,9 +166,12 @@ def unit_of(distribution: Any, value: Any) -> float:
     return (value - distribution.low) / (distribution.high - distribution.low)
 
 
-def moved(origin: str, names: list[str], rng: np.random.Generator) -> dict[str, float]:
-    """Places around one of the six; what it does not have is drawn evenly."""
-    located = locate(SPACE, SIX["baseline"], SIX[origin])
+def moved(
+    params: Mapping[str, Any], names: list[str], rng: np.random.Generator
+) -> dict[str, float]:
+    """Places around a point; what it does not have is drawn evenly."""
+    located = FixedTrial({**params})
+    SPACE(located)
     units = {name: float(rng.random()) for name in names}
     steps = {name: float(rng.normal(0, STEP)) for name in names}
     chances = {name: float(rng.random()) for name in names}

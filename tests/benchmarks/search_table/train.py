@@ -2,7 +2,7 @@
 
 Goes on where it stopped, for all that it knows is in the table's file:
 
-    python tests/benchmarks/search_table/train.py --points 800
+    python tests/benchmarks/search_table/train.py
 """
 
 import argparse
@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import cache
@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from ground import BUDGET, SIX, TABLE, TINY, Point, data_config, points
+from ground import BUDGET, SIX, TABLE, TINY, Point, data_config, params_of, points, points_around
 
 from quarterhour.data.batches import Batches
 from quarterhour.data.files import cache_folder, write_file
@@ -31,16 +31,31 @@ from quarterhour.tune.training.evaluation import heldout_metrics
 from quarterhour.tune.training.trainer import Trainer
 
 CPU = torch.device("cpu")
+POINTS, REFINING, REFINED = 600, 100, 30  # then so many more, around so many of the best
 SEEDS, REPEATED = (0, 1, 2), 9  # the six and every ninth point are trained with three seeds
 AVERAGED_SHARE = 1 / 16  # of the budget: how far back the averaged weights reach
 SHORT_SHARE = 1 / 4  # of the budget: what the whole short run takes
 
-Job = tuple[int, Point, int]
+Job = tuple[int, Point, int]  # number, point and seed
+Row = dict[str, Any]
 
 
-def jobs(n_points: int) -> Iterator[Job]:
-    """Number, point and seed of everything to train."""
-    for number, point in enumerate(itertools.islice(points(), n_points)):
+def spread_and_around(_: list[Row]) -> Iterator[Job]:
+    """The six, points spread evenly, and points around the six."""
+    yield from with_seeds(enumerate(itertools.islice(points(), POINTS)))
+
+
+def around_best(rows: list[Row]) -> Iterator[Job]:
+    """Points around the best of those, where searches will look."""
+    known = [row for row in rows if row["number"] < POINTS and row["seed"] == SEEDS[0]]
+    best = sorted(known, key=lambda row: row["loss8"])[:REFINED]
+    refining = points_around({str(row["number"]): params_of(row) for row in best})
+    yield from with_seeds(enumerate(itertools.islice(refining, REFINING), POINTS))
+
+
+def with_seeds(numbered: Iterable[tuple[int, Point]]) -> Iterator[Job]:
+    """Each point with its number, and with one seed or three."""
+    for number, point in numbered:
         for seed in SEEDS if number < len(SIX) or number % REPEATED == 0 else SEEDS[:1]:
             yield number, point, seed
 
@@ -50,7 +65,7 @@ def tokens() -> TokenData:
     return prepare_tokens(data_config(cache_folder()))
 
 
-def train(job: Job) -> dict[str, Any]:
+def train(job: Job) -> Row:
     """A row of the table: held-out losses at the eighths, of the weights and of their average.
 
     `short` is the final loss of a whole run, with its own schedule, on a quarter of the budget.
@@ -119,22 +134,19 @@ def provenance() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--points", type=int, default=800)
     parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--workers", type=int, default=1)
     asked = parser.parse_args()
     rows = pd.read_parquet(asked.table).to_dict("records") if asked.table.exists() else []
-    done = {(row["number"], row["seed"]) for row in rows}
-    left = [job for job in jobs(asked.points) if (job[0], job[2]) not in done]
     here = provenance()
     with ProcessPoolExecutor(asked.workers) as pool:
-        for row in pool.map(train, left):
-            rows.append(row | {"provenance": here})
-            write_file(asked.table, pd.DataFrame(rows).to_parquet)
-            print(
-                f"{len(rows)} of {len(done) + len(left)}: {row['origin']} {row['loss8']:.4f}",
-                flush=True,
-            )
+        for phase in (spread_and_around, around_best):
+            done = {(row["number"], row["seed"]) for row in rows}
+            left = [job for job in phase(rows) if (job[0], job[2]) not in done]
+            for row in pool.map(train, left):
+                rows.append(row | {"provenance": here})
+                write_file(asked.table, pd.DataFrame(rows).to_parquet)
+                print(f"{len(rows)} rows, the last {row['origin']} {row['loss8']:.4f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What Optuna proposes: a point of its own model, or one around the best that is known."""
+"""What a search proposes: at first points around what it knows, then Optuna's model as well."""
 
 import math
 import warnings
@@ -13,12 +13,13 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
 
-# TPE models from the first trials after the six reference points.
-STARTUP_TRIALS = 6
-AROUND_BEST_SHARE = 0.5
+# Without the six, the first points are drawn from the whole space.
+FIRST_AROUND = 6
+# With fewer trials than this, points around the known ones beat the model's.
+FIRST_MODEL = 18
 SEED_STRIDE = 1_000_003
 
 
@@ -28,8 +29,11 @@ def sampler(seed: int, number: int) -> BaseSampler:
     So a resumed search proposes what an undisturbed one would, and no point is drawn twice.
     """
     own_seed = seed * SEED_STRIDE + number
-    is_around = np.random.default_rng(own_seed).random() < AROUND_BEST_SHARE
-    return AroundBest(own_seed) if is_around else tpe(own_seed)
+    if number < FIRST_AROUND:
+        return RandomSampler(seed=own_seed)
+    if number < FIRST_MODEL or np.random.default_rng(own_seed).random() < 0.5:
+        return AroundKnown(own_seed)
+    return tpe(own_seed)
 
 
 def tpe(seed: int) -> TPESampler:
@@ -41,20 +45,22 @@ def tpe(seed: int) -> TPESampler:
             multivariate=True,
             group=True,
             constant_liar=True,
-            n_startup_trials=STARTUP_TRIALS,
+            n_startup_trials=FIRST_AROUND,
         )
 
 
-class AroundBest(BaseSampler):
-    """Changes some values of the best trial, at least one; of several objectives', of one of them.
+class AroundKnown(BaseSampler):
+    """Changes some values of a trial that is complete, at least one.
 
-    What the best trial has no value for is drawn from its whole range, as all is before there is
-    a best trial.
+    The better one is, the likelier it is that one; with several objectives, those of the Pareto
+    front are equally likely. What it has no value for is drawn from its whole range, as all is
+    while no trial is complete.
     """
 
-    CHANGED = 0.5  # chance of a number to change
-    CHOSEN_ANEW = 0.2  # chance of a choice to change
-    STEP = 0.15  # standard deviation of a number's change, as a share of its range
+    CHANGED = 0.25  # chance of a number to change
+    CHOSEN_ANEW = 0.3  # chance of a choice to change
+    STEP = 0.2  # standard deviation of a number's change, as a share of its range
+    NEXT = 0.5  # how likely a trial is, in comparison with the next better one
 
     def __init__(self, seed: int) -> None:
         self._rng = np.random.default_rng([seed, 1])
@@ -64,10 +70,11 @@ class AroundBest(BaseSampler):
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Choose the trial to begin at, and which of its values change."""
-        if best := study.best_trials:
-            self._begin_at(best[self._rng.integers(len(best))])
-
-    def _begin_at(self, center: FrozenTrial) -> None:
+        known = known_trials(study)
+        if not known:
+            return
+        weights = (1.0 if len(study.directions) > 1 else self.NEXT) ** np.arange(len(known))
+        center = known[self._rng.choice(len(known), p=weights / weights.sum())]
         self._values = center.params
         self._changed = {n for n, kind in center.distributions.items() if self._is_changed(kind)}
         self._changed = self._changed or {str(self._rng.choice([*center.params]))}
@@ -104,6 +111,15 @@ class AroundBest(BaseSampler):
         if param_name not in self._changed:
             return value
         return changed(value, param_distribution, self._rng, self.STEP)
+
+
+def known_trials(study: Study) -> list[FrozenTrial]:
+    """The complete trials, the best one first; of several objectives, the Pareto front."""
+    if len(study.directions) > 1:
+        return study.best_trials
+    known = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    largest_first = study.direction is StudyDirection.MAXIMIZE
+    return sorted(known, key=lambda trial: trial.value or 0.0, reverse=largest_first)
 
 
 def is_within(value: Any, distribution: BaseDistribution) -> bool:

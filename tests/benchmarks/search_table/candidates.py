@@ -12,7 +12,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler,
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from quarterhour.tune.search.sampler import SEED_STRIDE, STARTUP_TRIALS, AroundBest, sampler
+from quarterhour.tune.search.sampler import FIRST_AROUND, SEED_STRIDE, AroundKnown, sampler
 
 SamplerOf = Callable[[int, int], BaseSampler]
 
@@ -27,30 +27,25 @@ def of_optuna(kind: type[BaseSampler], seed: int, number: int, **options: Any) -
 def tpe(**options: Any) -> SamplerOf:
     given = {
         "multivariate": True, "group": True, "constant_liar": True,
-        "n_startup_trials": STARTUP_TRIALS,
+        "n_startup_trials": FIRST_AROUND,
     }  # fmt: skip
     return partial(of_optuna, TPESampler, **given | options)
 
 
 random = partial(of_optuna, RandomSampler)
-gp = partial(of_optuna, GPSampler, n_startup_trials=STARTUP_TRIALS, warn_independent_sampling=False)
+gp = partial(of_optuna, GPSampler, n_startup_trials=FIRST_AROUND, warn_independent_sampling=False)
 cma_es = partial(
-    of_optuna, CmaEsSampler, n_startup_trials=STARTUP_TRIALS, warn_independent_sampling=False
+    of_optuna, CmaEsSampler, n_startup_trials=FIRST_AROUND, warn_independent_sampling=False
 )
 
 
-class AroundKnown(AroundBest):
-    """Around any of the trials that came to their end, each half as likely as the better one."""
+class AroundBest(AroundKnown):
+    """Around the best alone."""
 
-    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        known = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        known.sort(key=lambda trial: trial.value or 0.0)
-        weights = 0.5 ** np.arange(len(known))
-        if known:
-            self._begin_at(known[self._rng.choice(len(known), p=weights / weights.sum())])
+    NEXT = 0.0
 
 
-def around(kind: type[AroundBest] = AroundBest, **values: float) -> SamplerOf:
+def around(kind: type[AroundKnown] = AroundKnown, **values: float) -> SamplerOf:
     variant = type("Variant", (kind,), values)
     return lambda seed, number: variant(seed * SEED_STRIDE + number)
 
@@ -108,7 +103,7 @@ def adaptive(*parts: SamplerOf) -> SamplerOf:
     return lambda seed, number: Adaptive(seed, number, parts)
 
 
-BEST, KNOWN = around(), around(AroundKnown)
+BEST, KNOWN = around(AroundBest), around()
 
 CANDIDATES: dict[str, SamplerOf] = {
     "the default": sampler,

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import (
@@ -19,7 +20,7 @@ from quarterhour.tune.search.sampler import (
     FIRST_AROUND,
     FIRST_MODEL,
     AroundKnown,
-    changed,
+    another,
     is_within,
     sampler,
 )
@@ -44,7 +45,7 @@ def test_a_changed_number_is_another_of_its_range(
     value = kind.low + place * (kind.high - kind.low)
     if kind.step:
         value = kind.low + kind.step * round((value - kind.low) / kind.step)
-    new = changed(value, kind, np.random.default_rng(seed), step)
+    new = another(value, kind, np.random.default_rng(seed), step)
     assert kind._contains(new)
     assert isinstance(new, int if isinstance(kind, IntDistribution) else float)
     assert new != value
@@ -53,14 +54,14 @@ def test_a_changed_number_is_another_of_its_range(
 @given(st.sampled_from(["a", "b", "c"]), st.integers(0, 100))
 def test_a_choice_changes_to_another(choice: str, seed: int):
     kind = CategoricalDistribution(["a", "b", "c"])
-    new = changed(choice, kind, np.random.default_rng(seed), 0.2)
+    new = another(choice, kind, np.random.default_rng(seed), 0.2)
     assert new in kind.choices
     assert new != choice
 
 
 def test_changes_are_about_as_large_as_asked_for_in_a_log_range_too():
     kind, rng = FloatDistribution(1e-4, 1e-2, log=True), np.random.default_rng(0)
-    new = np.log10([changed(1e-3, kind, rng, 0.1) for _ in range(2000)])
+    new = np.log10([another(1e-3, kind, rng, 0.1) for _ in range(2000)])
     assert abs(new.mean() + 3) < 0.02
     assert abs(new.std() - 0.2) < 0.01
 
@@ -100,7 +101,21 @@ def test_a_proposal_has_most_values_of_a_known_trial_and_never_all():
         assert alike >= 1
 
 
-@given(st.sampled_from(["minimize", "maximize"]))
+def test_of_a_single_value_beside_what_cannot_change_another_is_proposed():
+    def target(trial: optuna.Trial) -> float:
+        return trial.suggest_float("x", 1, 1) + trial.suggest_int("n", 1, 8)
+
+    study = study_of(1, target)
+    for seed in range(20):
+        study.sampler = AroundKnown(seed)
+        trial = study.ask()
+        target(trial)
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        assert trial.params["x"] == 1
+        assert trial.params["n"] != study.trials[0].params["n"]
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
 def test_the_better_a_known_trial_the_more_proposals_begin_at_it(direction: str):
     study = study_of(6, direction=direction)
     ranked = sorted(study.trials, key=lambda t: t.value, reverse=direction == "maximize")

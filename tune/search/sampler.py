@@ -57,9 +57,8 @@ class AroundKnown(BaseSampler):
     while no trial is complete.
     """
 
-    CHANGED = 0.25  # chance of a number to change
-    CHOSEN_ANEW = 0.3  # chance of a choice to change
-    STEP = 0.2  # standard deviation of a number's change, as a share of its range
+    CHANGED = 0.3  # chance of a value to change
+    STEP = 0.15  # standard deviation of a number's change, as a share of its range
     NEXT = 0.5  # how likely a trial is, in comparison with the next better one
 
     def __init__(self, seed: int) -> None:
@@ -76,12 +75,10 @@ class AroundKnown(BaseSampler):
         weights = (1.0 if len(study.directions) > 1 else self.NEXT) ** np.arange(len(known))
         center = known[self._rng.choice(len(known), p=weights / weights.sum())]
         self._values = center.params
-        self._changed = {n for n, kind in center.distributions.items() if self._is_changed(kind)}
-        self._changed = self._changed or {str(self._rng.choice([*center.params]))}
-
-    def _is_changed(self, distribution: BaseDistribution) -> bool:
-        chooses = isinstance(distribution, CategoricalDistribution)
-        return self._rng.random() < (self.CHOSEN_ANEW if chooses else self.CHANGED)
+        names = [name for name, kind in center.distributions.items() if not kind.single()]
+        changed = {name for name in names if self._rng.random() < self.CHANGED}
+        one = self._rng.choice(names, size=min(1, len(names))).tolist()
+        self._changed = changed or {*one}
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
@@ -110,7 +107,7 @@ class AroundKnown(BaseSampler):
             )
         if param_name not in self._changed:
             return value
-        return changed(value, param_distribution, self._rng, self.STEP)
+        return another(value, param_distribution, self._rng, self.STEP)
 
 
 def known_trials(study: Study) -> list[FrozenTrial]:
@@ -132,7 +129,7 @@ def is_within(value: Any, distribution: BaseDistribution) -> bool:
     return distribution.low <= value <= distribution.high
 
 
-def changed(
+def another(
     value: Any, distribution: BaseDistribution, rng: np.random.Generator, step: float
 ) -> Any:
     """Another value of a distribution: any other choice, or a number a `step` of its range away.

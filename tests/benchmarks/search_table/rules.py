@@ -40,13 +40,15 @@ class RulePruner:
             return
         others = self._values[rung, self._kind(spec)]
         value = row["heldout_loss"]
-        if spec.origin == SAMPLER and others:
-            if value > np.percentile(others, 100 / self._rule.reduction):
-                spec.write_result(Status.PRUNED, row, reason=f"worse at rung {rung}")
+        if spec.origin == SAMPLER and value > self._worst_kept(others):
+            spec.write_result(Status.PRUNED, row, reason=f"worse at rung {rung}")
         others.append(value)
 
     def record(self, spec: TrialSpec) -> None:
         """Nothing: every row has been taken in."""
+
+    def _worst_kept(self, others: list[float]) -> float:
+        return float(np.percentile(others, 100 / self._rule.reduction)) if others else np.inf
 
     def _is_warming_up(self, spec: TrialSpec, rung: int) -> bool:
         return self._rule.after_warmup and rung / 8 < spec.config.optim.warmup_fraction
@@ -65,17 +67,18 @@ def rung_of(row: Row, budget: BudgetConfig) -> int:
 
 
 RULES = {
-    "quarter, half; best half (now)": Rule(rungs=(2, 4)),
+    "quarter, half; best half": Rule(rungs=(2, 4)),
+    "none": Rule(rungs=()),
     "half; best half": Rule(rungs=(4,)),
-    "half, three quarters; best half": Rule(rungs=(4, 6)),
+    "quarter, half, three quarters; best half": Rule(rungs=(2, 4, 6)),
     "eighth, quarter, half; best half": Rule(rungs=(1, 2, 4)),
+    "every eighth; best half": Rule(rungs=(1, 2, 3, 4, 5, 6, 7)),
     "quarter, half; best third": Rule(rungs=(2, 4), reduction=3),
     "quarter, half; best quarter": Rule(rungs=(2, 4), reduction=4),
-    "quarter; best third": Rule(rungs=(2,), reduction=3),
-    "eighth, quarter, half; best third": Rule(rungs=(1, 2, 4), reduction=3),
-    "every eighth; best half": Rule(rungs=(1, 2, 3, 4, 5, 6, 7)),
-    "quarter, half; best half, after warmup": Rule(rungs=(2, 4), after_warmup=True),
-    "quarter, half; best half, alike": Rule(rungs=(2, 4), alike=True),
-    "quarter, half; best half, both": Rule(rungs=(2, 4), after_warmup=True, alike=True),
-    "none": Rule(rungs=()),
+    "quarter, half, three quarters; best third": Rule(rungs=(2, 4, 6), reduction=3),
+    "quarter, half; best half; after warmup": Rule(rungs=(2, 4), after_warmup=True),
+    "quarter, half; best half; among alike": Rule(rungs=(2, 4), alike=True),
+    "quarter, half; best half; after warmup, among alike": Rule(
+        rungs=(2, 4), after_warmup=True, alike=True
+    ),
 }

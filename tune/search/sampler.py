@@ -77,8 +77,9 @@ class AroundKnown(BaseSampler):
         self._values = center.params
         names = [name for name, kind in center.distributions.items() if not kind.single()]
         changed = {name for name in names if self._rng.random() < self.CHANGED}
-        one = self._rng.choice(names, size=min(1, len(names))).tolist()
-        self._changed = changed or {*one}
+        if names and not changed:
+            changed = {names[self._rng.integers(len(names))]}
+        self._changed = changed
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial

@@ -5,8 +5,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogFormatter
 
@@ -41,14 +43,20 @@ STYLE: Any = {
 TICKS = 5  # at most, on a linear axis
 _NOTE_WIDTH = 14  # characters an inch
 _LEGEND_INCHES, _CHARACTER_INCHES = 0.7, 0.085  # of an entry, and of each of its characters
+_LEGEND_LINES, _LEGEND_LINE_INCHES = 6, 0.22  # that every figure has room for, and of a further one
 
 
 def colours(configurations: Iterable[str]) -> dict[str, str]:
-    """The colour of each configuration: the six have their own, others take the rest in turn."""
+    """The colour of each configuration: the six have their own, others take the rest.
+
+    Where those are too few, the others are spread over a scale that the colour-blind can read.
+    """
     names = list(dict.fromkeys(configurations))
     others = [name for name in names if name not in SIX]
-    own = {name: OTHER_COLOURS[n % len(OTHER_COLOURS)] for n, name in enumerate(others)}
-    return {name: COLOURS.get(name) or own[name] for name in names}
+    own = OTHER_COLOURS[: len(others)]
+    if len(others) > len(own):
+        own = [to_hex(colour) for colour in colormaps["viridis"](np.linspace(0, 0.9, len(others)))]
+    return {name: COLOURS[name] if name in SIX else own[others.index(name)] for name in names}
 
 
 def figure_and_axes(
@@ -73,6 +81,8 @@ def add_legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     width = _LEGEND_INCHES + _CHARACTER_INCHES * max(map(len, labels), default=0)
     columns = max(1, int(figure.get_figwidth() / width))
+    lines = -(-len(labels) // columns) - _LEGEND_LINES
+    figure.set_figheight(figure.get_figheight() + max(0, lines) * _LEGEND_LINE_INCHES)
     figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
 
 

@@ -1,11 +1,9 @@
 """A user's own space: a function in a Python file of theirs, whose code runs."""
 
 import io
-import runpy
-import sys
 import warnings
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +13,7 @@ from optuna.trial import BaseTrial
 
 from quarterhour.data.files import cache_folder, write_text
 from quarterhour.search_spaces.point import plain
+from quarterhour.search_spaces.user_file import beside, is_in_file, run_for, told
 
 Space = Callable[[BaseTrial], Mapping[str, Any]]
 
@@ -24,22 +23,16 @@ def run_space_file(name: str) -> Space:
 
     Raises ValueError where there is no such file or function, or the file cannot be run.
     """
-    file, colon, function = name.rpartition(":")
-    if not colon or not file.endswith(".py"):
+    file, _, function = name.rpartition(":")
+    if not is_in_file(name):
         raise ValueError(f"unknown space '{name}': use open-ended, architectures or FILE.py:NAME")
-    if not Path(file).is_file():
-        raise ValueError(f"--space {name}: there is no file {file}")
-    mark = _mark(name)
-    try:
-        with _beside(file):
-            names = runpy.run_path(file)
-    except (Exception, SystemExit) as error:
-        raise ValueError(f"--space {name}: {file} cannot be run: {_told(error)}") from error
-    if not callable(names.get(function)):
+    mark = _mark(name) if Path(file).is_file() else None  # of the file before it runs
+    found = run_for("--space", name)
+    if mark is None or not callable(found):
         raise ValueError(f"--space {name}: {file} has no function {function}")
     mark.parent.mkdir(exist_ok=True)
     write_text(mark, name)
-    return partial(_called, names[function], file)
+    return partial(_called, cast(Space, found), file)
 
 
 def content_hash(name: str) -> str | None:
@@ -72,20 +65,6 @@ def _mark(name: str) -> Path:
     return cache_folder() / "spaces" / sha256(identity).hexdigest()
 
 
-@contextmanager
-def _beside(file: str) -> Generator[None]:
-    """Let modules be imported from a file's folder, last of all, so that they replace no others."""
-    folder = str(Path(file).absolute().parent)
-    is_new = folder not in sys.path
-    if is_new:
-        sys.path.append(folder)
-    try:
-        yield
-    finally:
-        if is_new:
-            sys.path.remove(folder)
-
-
 class _PlainTrial:
     """An Optuna trial that takes numpy's choices as Python's: its storage knows no others."""
 
@@ -102,16 +81,12 @@ class _PlainTrial:
 def _called(function: Space, file: str, trial: BaseTrial) -> Mapping[str, Any]:
     """A point of a user's space; any other error becomes a ValueError that names its kind."""
     try:
-        with _beside(file):
+        with beside(file):
             return dict(function(cast(BaseTrial, _PlainTrial(trial))))
     except ValueError:
         raise
     except (Exception, SystemExit) as error:
-        raise ValueError(_told(error)) from error
-
-
-def _told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+        raise ValueError(told(error)) from error
 
 
 def quiet(space: Space, trial: BaseTrial) -> Mapping[str, Any]:

@@ -86,8 +86,9 @@ def test_every_command_of_the_readmes_comes_to_the_point_where_training_begins(
     write_corpus(tmp_path / "corpus.jsonl", documents=550)
     tokenizer = quarterhour.data.tokens.load_tokenizer("builtin")
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    spaces = re.findall(r"```python\n(.*?)```", READMES["search_spaces"], flags=re.DOTALL)
-    (tmp_path / "my_space.py").write_text("".join(spaces))
+    own = re.findall(r"```python\n(.*?)```", READMES["search_spaces"], flags=re.DOTALL)
+    for file in ("my_space.py", "my_grid.py"):
+        (tmp_path / file).write_text("".join(own))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", shlex.split(command))
     monkeypatch.setattr("quarterhour.tune.cluster.grid.run_trials", training_begins)

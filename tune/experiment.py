@@ -21,9 +21,11 @@ from quarterhour.data.batches import Batches
 from quarterhour.data.files import write_text
 from quarterhour.data.tokens import TokenData, prepare_tokens
 from quarterhour.search_spaces.budget import SearchBudget
+from quarterhour.search_spaces.own_configurations import file_label, own_configurations
 from quarterhour.search_spaces.point import NUMERICS_VERSION, TrialConfig
 from quarterhour.search_spaces.profiles import Profile, profile_named
 from quarterhour.search_spaces.reference import SIX, reference_configurations
+from quarterhour.search_spaces.user_file import is_in_file
 from quarterhour.tune.foreign import value_at
 from quarterhour.tune.ledger import TrialSpec, claims_folder, config_in
 from quarterhour.tune.machine import best_precision, describe_hardware
@@ -49,10 +51,11 @@ BYTES_PER_PARAMETER = 12  # of a checkpoint: weights and AdamW's two moments in 
 class ExperimentRequest:
     """What a command was asked to train: all six configurations, or the `chosen` ones.
 
-    Those are some of the six, or folders of trials to start from. `values` are settings by dotted
-    path. Where profile, protocol, corpus, tokenizer or seeds are None, those of the first such
-    trial hold; else quick, as-run, the profile's, and 0. A `trial_budget` of None is each
-    configuration's own. Raises ValueError for a name that is a path, or a path that is no text.
+    Those are some of the six, folders of trials to start from, or users' own in `FILE.py:NAME`.
+    `values` are settings by dotted path. Where profile, protocol, corpus, tokenizer or seeds are
+    None, those of the first such trial hold; else quick, as-run, the profile's, and 0. A
+    `trial_budget` of None is each configuration's own. Raises ValueError for a name that is a path,
+    or a path that is no text.
     """
 
     kind: str
@@ -80,11 +83,11 @@ class ExperimentRequest:
     @functools.cached_property
     def past(self) -> Mapping[str, PastTrial]:
         """The chosen trials of earlier runs. Raises ValueError for what is none."""
-        names = [name for name in self.chosen if name not in SIX]
+        names = [name for name in self.chosen if name not in SIX and not is_in_file(name)]
         if unknown := [name for name in names if not Path(name).exists()]:
             raise ValueError(
-                f"unknown configuration '{unknown[0]}': use one of {', '.join(SIX)}, or a trial's"
-                " folder"
+                f"unknown configuration '{unknown[0]}': use one of {', '.join(SIX)}, a trial's"
+                " folder, or FILE.py:NAME"
             )
         return {name: read_past_trial(Path(name)) for name in names}
 
@@ -115,10 +118,16 @@ class ExperimentRequest:
     @property
     def default_name(self) -> str:
         """The run folder's name if none is given: it tells what is not the default."""
-        names = [self.past[name].label if name in self.past else name for name in self.chosen]
+        names = map(self._label, self.chosen)
         parts = [self.kind, *names, self.profile, self.protocol, self.trial_budget]
         parts += [f"{path}={value}" for path, value in self.values.items()]
         return "-".join(part for part in parts if part and part not in ("quick", "as-run"))
+
+    def _label(self, name: str) -> str:
+        """What a chosen configuration adds to the run folder's name."""
+        if is_in_file(name):
+            return file_label(name)
+        return self.past[name].label if name in self.past else name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,14 +320,20 @@ def _configurations(
     found: dict[str, tuple[TrialConfig, Mapping[str, Any]]] = {}
     for name in request.chosen or six:
         if past := request.past.get(name):
-            label, config = past.label, past.config_at(profile)
             own = past.vocabulary if profile.name == past.profile.name else best
-            values = own | asked
+            named = {past.label: (past.config_at(profile), own)}
+        elif is_in_file(name):
+            read = own_configurations(name, six)
+            named = {label: (config, {**best, **own}) for label, (config, own) in read.items()}
         else:
-            label, config, values = name, six[name], best | asked
-        if label in found:
-            raise ValueError(f"two of the configurations are called {label}: leave one of them out")
-        found[label] = _within(request.trial_budget, config.with_values(values)), values
+            named = {name: (six[name], best)}
+        for label, (config, own) in named.items():
+            if label in found:
+                raise ValueError(
+                    f"two of the configurations are called {label}: leave one of them out"
+                )
+            values = {**own, **asked}
+            found[label] = _within(request.trial_budget, config.with_values(values)), values
     return found
 
 
@@ -368,6 +383,8 @@ def _first_difference(old: Any, new: Any, path: str) -> str | None:
     if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
         parts = (_first_difference(old[name], new[name], f"{path}.{name}") for name in new)
         return next((part for part in parts if part), None)
+    if isinstance(old, dict) and isinstance(new, dict):
+        old, new = (f"of {', '.join(each)}" for each in (old, new))
     if path == "search.space":  # its file may have been moved: that has its hash beside it
         old, new = Path(str(old)).name, Path(str(new)).name
     return None if old == new else f"{path} {old}, and this is {new}"

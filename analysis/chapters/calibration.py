@@ -80,12 +80,14 @@ def reliability_diagram(run: Run) -> Figure | None:
 def correlations(run: Run) -> pd.DataFrame:
     """The correlations that the study quotes, over this run's `n` configurations: Pearson's, of
     means over seeds, with Fisher's 95 % interval. Those of the study's recorded data stand beside
-    them (`published_…`). `not_comparable` says how the run differs from the study."""
+    them (`published_…`), if it has any of the configurations. `not_comparable` says how the run
+    differs from the study."""
     rows: list[dict[str, Any]] = []
-    ours, theirs = mean_over_seeds(summarise(run)), published.summary()
+    sides = [("", mean_over_seeds(summarise(run)))]
+    sides += [("published_", published.summary())] * published.has_studied(run)
     for x, y in QUOTED.items():
         row: dict[str, Any] = {"x": x, "y": y}
-        for prefix, means in (("", ours), ("published_", theirs)):
+        for prefix, means in sides:
             names = (f"{prefix}{name}" for name in ("n", "correlation", "low", "high"))
             row |= zip(names, pearson(means[x].to_list(), means[y].to_list()), strict=True)
         rows.append(row | {"not_comparable": "; ".join(published.differences(run).values())})

@@ -10,7 +10,7 @@ from quarterhour.analysis.chapters.paper.published import differences
 from quarterhour.analysis.runs import Run
 from quarterhour.analysis.sections import Section
 from quarterhour.tune import run_folder
-from quarterhour.tune.run_folder import TRIAL, Status, trial_label
+from quarterhour.tune.run_folder import TRIAL, Status, setting_place, trial_label
 
 _MEASURES = [
     *("tokens", "seconds", run_folder.TRAIN_LOSS, run_folder.EVAL_LOSS),
@@ -37,6 +37,15 @@ def remarks(run: Run) -> list[str]:
     if copies := run.experiment["data"].get("heldout_copies"):
         said.append(f"Held-out documents that are training documents too: {copies}.")
     return said
+
+
+def settings(run: Run) -> pd.DataFrame:
+    """The settings in which the configurations differ, in a run of such."""
+    if run.is_search:
+        return pd.DataFrame()
+    trials: Any = run.trials.drop_duplicates("configuration").set_index("configuration")
+    paths = [name for name in trials if "." in str(name) and trials[name].nunique(dropna=True) > 1]
+    return trials.loc[:, sorted(paths, key=setting_place)]
 
 
 def provenance(run: Run) -> pd.DataFrame:
@@ -137,5 +146,9 @@ SECTION = Section[Run](
     name="run",
     title="Trials and provenance",
     folded=True,
-    tables={"trials": ("Trials", trials), "provenance": ("Provenance", provenance)},
+    tables={
+        "settings": ("What differs between the configurations", settings),
+        "trials": ("Trials", trials),
+        "provenance": ("Provenance", provenance),
+    },
 )

@@ -26,7 +26,8 @@ def grid(
     configurations: Annotated[
         str | None,
         typer.Option(
-            help="Which, with commas: names of the six, and trials' folders. Default: the six."
+            help="Which, with commas: names of the six, trials' folders, and FILE.py:NAME, a"
+            " mapping of names of your own to settings. Default: the six."
         ),
     ] = None,
     profile: options.OwnProfile = None,
@@ -44,7 +45,8 @@ def grid(
 ) -> None:
     """Train the six reference configurations under Ray Tune; print the paper's tables beside ours.
 
-    The same command again goes on: what has finished is not trained again.
+    Configurations of your own have the same tables, without the paper's figures. The same command
+    again goes on: what has finished is not trained again.
     """
     from quarterhour.analysis.chapters.paper.comparison import beside_published, write_csv
     from quarterhour.analysis.runs import load_run
@@ -219,13 +221,12 @@ def _headline(experiment: "Experiment", n_todo: int) -> str:
 
 
 def _print_comparisons(console: PlainConsole, run: "Run", comparisons: "list[Comparison]") -> None:
-    from quarterhour.analysis.chapters.paper.published import differences
+    from quarterhour.analysis.chapters.paper.published import beside_the_study
     from quarterhour.analysis.terminal import comparison_table
 
     for comparison in comparisons:
         console.print(comparison_table(comparison))
-    reasons = "; ".join(differences(run).values()) or "none"
-    console.print(f"Differences from the study: {reasons}.", highlight=False)
+    console.print(beside_the_study(run), highlight=False)
 
 
 def _end(console: PlainConsole, experiment: "Experiment") -> None:

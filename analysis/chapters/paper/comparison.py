@@ -148,7 +148,8 @@ def compare(run: Run, name: str) -> Comparison:
     """The run's table of that name beside the published one."""
     means = mean_over_seeds(summarise(run))
     ours = TABLES[name][1](means)
-    printed = published.tables().get(name, pd.DataFrame())
+    tables = published.tables() if published.has_studied(run) else {}
+    printed = tables.get(name, pd.DataFrame())
     measured = [column for column in printed if not TABLE_COLUMNS[column].setting]
     never = [column for column in measured if column in published.COLUMN_REASONS]
     never_reasons = list(dict.fromkeys(published.COLUMN_REASONS[column] for column in never))

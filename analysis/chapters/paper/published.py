@@ -97,6 +97,13 @@ def has_studied(run: Run) -> bool:
     return not set(SIX).isdisjoint(run.trials["configuration"])
 
 
+def beside_the_study(run: Run) -> str:
+    """How the run differs from the study, in a sentence."""
+    if not has_studied(run):
+        return "The study has none of these configurations: no published figure stands beside them."
+    return f"Differences from the study: {'; '.join(differences(run).values()) or 'none'}."
+
+
 @lru_cache(maxsize=64)  # every table and figure asks for it
 def differences(run: Run, *configurations: str) -> dict[str, str]:
     """Why these configurations (all, if none is named) are not comparable with the published ones.

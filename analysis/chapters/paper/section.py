@@ -2,6 +2,7 @@
 
 from quarterhour.analysis.chapters.paper import figures
 from quarterhour.analysis.chapters.paper.comparison import compare
+from quarterhour.analysis.chapters.paper.published import beside_the_study, has_studied
 from quarterhour.analysis.chapters.paper.tables import TABLES
 from quarterhour.analysis.runs import Run
 from quarterhour.analysis.sections import Section, Table, TableMaker, compares_configurations
@@ -19,6 +20,7 @@ PAPER = Section[Run](
     name="paper",
     title="The paper's tables and figures",
     applies=compares_configurations,
+    sentences=lambda run: [] if has_studied(run) else [beside_the_study(run)],
     tables={
         f"table{number}_{name}": (f"Table {number} · {title}", _beside_published(name))
         for number, (name, (title, _)) in enumerate(TABLES.items(), start=1)

@@ -7,7 +7,6 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.trial import TrialState
 
@@ -19,6 +18,7 @@ from quarterhour.tune.run_folder import OBJECTIVES, RESULT, STUDY, Status
 from quarterhour.tune.run_reader import began_and_ended, read_rows
 from quarterhour.tune.search.journal import Journal
 from quarterhour.tune.search.objectives import objective_values
+from quarterhour.tune.search.sampler import sampler
 from quarterhour.tune.search.settings import Search
 
 STATES = {
@@ -29,9 +29,6 @@ STATES = {
     Status.INFEASIBLE: TrialState.PRUNED,
 }
 STUDY_NAME = "search"
-# The sampler models from the first trials after the six reference points.
-STARTUP_TRIALS = 6
-SEED_STRIDE = 1_000_003
 
 
 @contextmanager
@@ -40,22 +37,6 @@ def _experimental() -> Generator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         yield
-
-
-def sampler(seed: int, number: int) -> BaseSampler:
-    """The sampler of trial `number`: what it draws depends on the number and the trials before.
-
-    So a resumed search proposes what an undisturbed one would, and no point is drawn twice.
-    """
-    own_seed = seed * SEED_STRIDE + number
-    with _experimental():  # `multivariate` and `group` are
-        return TPESampler(
-            seed=own_seed,
-            multivariate=True,
-            group=True,
-            constant_liar=True,
-            n_startup_trials=STARTUP_TRIALS,
-        )
 
 
 class LedgerStudy:

@@ -18,6 +18,7 @@ from quarterhour.search_spaces.own_configurations import own_configurations
 from quarterhour.search_spaces.profiles import QUICK
 from quarterhour.search_spaces.reference import reference_configurations
 from quarterhour.tune.ledger import read_spec
+from quarterhour.tune.run_reader import read_experiment
 
 SIX = reference_configurations(QUICK, "as-run")
 TINY = {"data.batch_size": 2, "data.seq_len": 16, "budget.max_steps": 3, "precision": "fp32"}
@@ -131,13 +132,22 @@ def test_what_is_not_there_or_there_twice_is_refused(
     assert len(errors.splitlines()) == 1
 
 
-def test_a_changed_file_is_another_grid(quarterhour: Quarterhour, tmp_path: Path):  # noqa: F811
+def test_new_names_join_a_run_and_changed_ones_do_not(
+    quarterhour: Quarterhour,  # noqa: F811
+    tmp_path: Path,
+):
     write_corpus(tmp_path / "tiny.jsonl")
     assert quarterhour("run", write_own({"one": TINY}), *COMMAND)[0] == 0
-    more = write_own({"one": TINY, "two": TINY | {"optim.beta1": 0.8}})
-    code, _, errors = quarterhour("run", more, *COMMAND)
+    two = TINY | {"optim.beta1": 0.8}
+    code, output, _ = quarterhour("run", write_own({"two": two, "one": TINY}), *COMMAND)
+    assert (code, "2 trials, 1 of them finished before" in output) == (0, True)
+    assert quarterhour("run", write_own({"two": two}), *COMMAND)[0] == 0
+    described = read_experiment(next(tmp_path.glob("runs/*/experiment.json")).parent)
+    assert described["configurations"] == ["one", "two"]
+    assert described["domains"]["optim.beta1"] == [0.8, 0.9]
+    code, _, errors = quarterhour("run", write_own({"one": two}), *COMMAND)
     assert code == 2
-    assert "was made with resolved of one, and this is of one, two: pass --name" in errors
+    assert "was made with resolved.one.optim.beta1 0.9, and this is 0.8: pass --name" in errors
 
 
 def test_the_papers_comparison_falls_away_and_the_report_says_so(

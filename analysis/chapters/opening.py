@@ -28,7 +28,8 @@ def _of_configurations(run: Run) -> list[str]:
         return []
     views = [(view, own.to_dict("records")) for view, own in ranked.groupby("view", sort=False)]
     # First what was really run at equal cost, rather than read off curves.
-    views.sort(key=lambda view: sum(row["interpolated"] for row in view[1]))
+    run_first = min(views, key=lambda view: sum(row["interpolated"] for row in view[1]))
+    views.insert(0, views.pop(views.index(run_first)))
     leaders = [_leader(view, own) for view, own in views]
     if table["shared"].any():
         leaders.append("Device-seconds are not ranked: trials shared the device.")

@@ -13,6 +13,7 @@ from quarterhour.analysis.statistics import mean_interval, pairwise_differences
 from quarterhour.tune.run_folder import (
     COLUMNS,
     HELDOUT_LOSS,
+    STEP_SECONDS,
     TOKENS_PER_SECOND,
     TRIAL,
     TRIALS_ON_DEVICE,
@@ -41,10 +42,12 @@ def trial_measures(run: Run) -> pd.DataFrame:
     The study defines them (`measures.summarise`), but for `heldout_loss`, of the last step, and
     `tokens_per_second`, the median over windows.
     """
-    rows = run.rows.reindex(columns=[*TRIAL, TOKENS_PER_SECOND])
-    speeds = rows.groupby(TRIAL, as_index=False)[TOKENS_PER_SECOND].median()
-    measures = counted_trials(summarise(run)).merge(speeds, how="left", on=TRIAL)
-    measures = measures.merge(final_rows(run, [HELDOUT_LOSS]), how="left", on=TRIAL)
+    rows = run.rows.reindex(columns=[*TRIAL, STEP_SECONDS])
+    step_seconds = rows.groupby(TRIAL, as_index=False)[STEP_SECONDS].median()
+    summary = counted_trials(summarise(run)).merge(step_seconds, how="left", on=TRIAL)
+    tokens_per_step = summary["batch_size"] * summary["seq_len"]
+    summary = summary.assign(tokens_per_second=tokens_per_step / summary[STEP_SECONDS])
+    measures = summary.merge(final_rows(run, [HELDOUT_LOSS]), how="left", on=TRIAL)
     return measures.loc[:, [*TRIAL, TRIALS_ON_DEVICE, *MEASURES]]
 
 

@@ -22,7 +22,8 @@ class OptimConfig:
     the number of cycles of a cyclical one. Both count from the end of the warmup; other schedules
     ignore them. With "muon" the layers' matrices have a learning rate and a momentum of their own,
     on the same schedule; the rest has AdamW's. `z_loss` is the weight of the squared logarithm of
-    the softmax's denominator, which the reported loss leaves out.
+    the softmax's denominator, which the reported loss leaves out. With an `ema_decay` above 0 the
+    trial keeps an average of its weights beside them, in which those of a step ago count by it.
     """
 
     learning_rate: float
@@ -40,13 +41,14 @@ class OptimConfig:
     optimizer: Literal["adamw", "muon"] = field(default="adamw", metadata=CHOICE)
     muon_learning_rate: float = field(default=0.02, metadata=CHOICE)
     muon_momentum: float = field(default=0.95, metadata=CHOICE)
+    ema_decay: float = field(default=0.0, metadata=CHOICE)
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "eps", "clip_norm", "muon_learning_rate"):
             self._require(name, 0 < getattr(self, name) < math.inf, "above 0")
         for name in ("weight_decay", "z_loss"):
             self._require(name, 0 <= getattr(self, name) < math.inf, "at least 0")
-        for name in ("beta1", "beta2", "warmup_fraction", "muon_momentum"):
+        for name in ("beta1", "beta2", "warmup_fraction", "muon_momentum", "ema_decay"):
             self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         self._require("final_lr_fraction", 0 <= self.final_lr_fraction <= 1, "within 0 and 1")
         self._require("decay_fraction", 0 < self.decay_fraction <= 1, "above 0 and at most 1")

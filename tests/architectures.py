@@ -63,4 +63,5 @@ EVERYTHING: dict[str, Any] = {
     "model__residual_init": "by-depth",
     "optim__z_loss": 1e-3,
     "optim__optimizer": "muon",
+    "optim__ema_decay": 0.9,
 }

@@ -78,6 +78,7 @@ SHAPES: list[dict[str, Any]] = [
     {"model.feed_forward": "relu2"},
     {"model.heads_per_kv": 3},
     {"optim.optimizer": "muon"},
+    {"optim.ema_decay": 0.99},
     {"model.head": "untied"},
     {"model.attention": "window", "model.window": 32, "model.soft_cap": 30.0},
     {"model.positions": "rope-full", "model.head": "untied", "optim.z_loss": 1e-4},

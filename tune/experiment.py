@@ -44,7 +44,6 @@ PACKAGES = (
     "tokenizers",
     "numpy",
 )
-BYTES_PER_PARAMETER = 12  # of a checkpoint: weights and AdamW's two moments in fp32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,9 +247,8 @@ class Experiment:
 
     def _check_disk(self) -> None:
         """Raises ValueError without room for all trials' checkpoints and those being written."""
-        sizes = [config.model.parameters for config in self.configurations.values()]
-        files = sum(sizes) * len(self.seeds) + max(sizes) * self.resources.concurrency
-        needed = files * BYTES_PER_PARAMETER
+        sizes = [checkpoint_bytes(config) for config in self.configurations.values()]
+        needed = sum(sizes) * len(self.seeds) + max(sizes) * self.resources.concurrency
         existing = next(path for path in (self.folder, *self.folder.parents) if path.exists())
         free = shutil.disk_usage(existing).free
         if free < needed:
@@ -258,6 +256,11 @@ class Experiment:
                 f"{self.folder} needs up to {needed / 1e6:,.0f} MB for checkpoints and its disk has"
                 f" {free / 1e6:,.0f} MB free: free some, or pass --runs with a folder elsewhere"
             )
+
+
+def checkpoint_bytes(config: TrialConfig) -> int:
+    """Of a trial's checkpoint: in fp32 weights, AdamW's two moments, and averages if it has any."""
+    return 4 * config.model.parameters * (4 if config.optim.ema_decay else 3)
 
 
 def package_versions() -> dict[str, str]:

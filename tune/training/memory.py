@@ -80,10 +80,11 @@ def live_bytes(config: TrialConfig, device: str, capability: Capability = (0, 0)
 
 
 def _optimizer(config: TrialConfig) -> int:
-    """AdamW's two moments, and Muon's one of the layers' matrices."""
+    """AdamW's two moments, or Muon's one of the layers' matrices; averaged weights."""
     model = config.model
     matrices = model.n_layers * model.layer_matrices if config.optim.optimizer == "muon" else 0
-    return FP32 * (2 * model.parameters - matrices)
+    averages = model.parameters if config.optim.ema_decay else 0
+    return FP32 * (2 * model.parameters - matrices + averages)
 
 
 def keeps_scores(config: TrialConfig, capability: Capability) -> bool:
@@ -189,7 +190,7 @@ def _loss(config: TrialConfig, device: str, capability: Capability) -> int:
 
 def _in_evaluation(config: TrialConfig) -> dict[str, int]:
     """Copies of all weights in half precision; a block of logits, that in fp32 where it is not, and
-    its probabilities.
+    its probabilities; the averaged weights that are evaluated.
     """
     blocks_in_fp32 = 1 if config.precision == "fp32" else 2
     each = _bytes_each(config) + blocks_in_fp32 * FP32
@@ -197,6 +198,7 @@ def _in_evaluation(config: TrialConfig) -> dict[str, int]:
     return {
         "weight copies": _weight_copies(config) + _embedding_copy(config),
         "metrics": block,
+        "averages": FP32 * config.model.parameters if config.optim.ema_decay else 0,
     }
 
 

@@ -5,7 +5,8 @@ waits for the device, but a GPU's first step; what does not fit there raises tor
 """
 
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,8 @@ class Trainer:
         self.model = Decoder(config.model, config.seed).to(device)
         self.optimizer = build_optimizer(self.model, config.optim)
         self.scaler = self._fresh_scaler()
+        averaged = self.model.parameters() if config.optim.ema_decay else ()
+        self._averages = [torch.zeros_like(p, requires_grad=False) for p in averaged]
         self.step = 0
         self.layer_grad_norms = torch.empty(0)
         self.warnings: list[str] = []
@@ -92,7 +95,34 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
+        if self._averages:
+            self._average()
         return loss.detach(), norm, of_layers
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        weights = [*self.model.parameters()]
+        torch._foreach_lerp_(self._averages, weights, 1 - self.config.optim.ema_decay)
+
+    @contextmanager
+    def averaged(self) -> Generator[None]:
+        """The model with its averaged weights, which must be kept; afterwards with its own.
+
+        The sum begins with zeros, and is divided by what its weights add up to (as the moments of
+        Kingma and Ba 2015, Adam), so that the first steps do not count for more than others.
+        """
+        total = 1 - self.config.optim.ema_decay**self.step
+        own = [parameter.data for parameter in self.model.parameters()]
+        averages = torch._foreach_div(self._averages, total)
+        try:
+            self._put(averages)
+            yield
+        finally:
+            self._put(own)  # in their place, where a replay reads them
+
+    def _put(self, weights: Sequence[Tensor]) -> None:
+        for parameter, weight in zip(self.model.parameters(), weights, strict=True):
+            parameter.data = weight
 
     def _update_on_gpu(self, batch_BT: Tensor) -> tuple[Tensor, ...]:
         """The first update as it is, and then recorded; the others replayed where that worked."""
@@ -171,6 +201,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "averages": self._averages,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -184,6 +215,8 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self._captured = None  # of tensors that the optimizer has replaced
         self.scaler.load_state_dict(state["scaler"])
+        if self._averages:  # a state of an earlier version has none
+            torch._foreach_copy_(self._averages, state["averages"])
 
 
 class Stopwatch:

@@ -37,6 +37,8 @@ def configs(draw: st.DrawFn) -> DecoderConfig:
         "norm_place": ["pre", "pre-and-post"],
         "qk_norm": ["none", "rms"],
         "feed_forward": get_args(FeedForwardName),
+        "n_experts": [2, 3, 5],
+        "active_experts": [1, 2],
     }
     return DecoderConfig(
         vocab_size=draw(st.integers(1, 60)),

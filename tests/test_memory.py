@@ -87,6 +87,8 @@ SHAPES: list[dict[str, Any]] = [
     {"model.norm": "layer", "model.norm_place": "pre-and-post"},
     {"model.norm_place": "pre-and-post", "model.dropout": 0.1},
     {"model.feed_forward": "swiglu", "model.d_ff": 512},
+    {"model.feed_forward": "moe", "model.d_ff": 128},
+    {"model.feed_forward": "moe", "model.d_ff": 128, "model.active_experts": 3},
 ]
 
 

@@ -19,6 +19,8 @@ from quarterhour.model.optim import build_optimizer
 from quarterhour.search_spaces.point import TrialConfig
 from quarterhour.tune.training.capture import CapturedStep, on_side_stream
 
+# Public under no other names.
+lerp_, divide, copy_ = (getattr(torch, f"_foreach_{name}") for name in ("lerp_", "div", "copy_"))
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 DROPOUT_STREAM = 2  # of a seed's streams of random numbers; data.batches has the others
 
@@ -88,7 +90,10 @@ class Trainer:
             loss = mean_cross_entropy(
                 hidden_ND, self.model.head_weight, targets_N, self.config.optim.z_loss
             )
-        self.scaler.scale(loss).backward()
+            total = loss
+            if self.config.model.feed_forward == "moe":
+                total = loss + self.config.optim.balance_loss * self.model.balance_loss()
+        self.scaler.scale(total).backward()
         self.scaler.unscale_(self.optimizer)
         of_layers = self._layer_grad_norms() if measure_layers else torch.empty(0)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
@@ -102,7 +107,7 @@ class Trainer:
     @torch.no_grad()
     def _average(self) -> None:
         weights = [*self.model.parameters()]
-        torch._foreach_lerp_(self._averages, weights, 1 - self.config.optim.ema_decay)
+        lerp_(self._averages, weights, 1 - self.config.optim.ema_decay)
 
     @contextmanager
     def averaged(self) -> Generator[None]:
@@ -113,7 +118,7 @@ class Trainer:
         """
         total = 1 - self.config.optim.ema_decay**self.step
         own = [parameter.data for parameter in self.model.parameters()]
-        averages = torch._foreach_div(self._averages, total)
+        averages = divide(self._averages, total)
         try:
             self._put(averages)
             yield
@@ -216,7 +221,7 @@ class Trainer:
         self._captured = None  # of tensors that the optimizer has replaced
         self.scaler.load_state_dict(state["scaler"])
         if self._averages:  # a state of an earlier version has none
-            torch._foreach_copy_(self._averages, state["averages"])
+            copy_(self._averages, state["averages"])
 
 
 class Stopwatch:

@@ -15,7 +15,8 @@ def cache_folder() -> Path:
 
     Raises OSError where it cannot be made or written.
     """
-    folder = platformdirs.user_cache_path("quarterhour", ensure_exists=True)
+    folder = platformdirs.user_cache_path("quarterhour")
+    folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
     return folder

@@ -1,6 +1,9 @@
 import itertools
 import json
+import resource
+import signal
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.backend.event_processing.plugin_event_accumulator import (
     EventAccumulator as PluginEventAccumulator,
 )
+from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugins.hparams import metadata
 from tiny import exact_rows, tiny_config, tiny_spec, tiny_tokens, train
 
@@ -20,6 +24,7 @@ from quarterhour.data.tokens import TokenData
 from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.run_folder import Row, Status
 from quarterhour.tune.run_reader import read_rows
+from quarterhour.tune.training.event_file import EventFile
 from quarterhour.tune.training.events import (
     LAYOUT,
     MEDIAN_SPEED_TAG,
@@ -284,3 +289,20 @@ def test_a_link_or_another_trials_file_that_is_named_like_events_is_not_emptied(
     assert (tmp_path / "mine.txt").read_text() == "mine"
     assert (tmp_path / "events").read_text() == "another trial's"
     assert (spec.folder / "events.out.tfevents.3").read_text() == ""
+
+
+def test_a_full_disk_is_told_to_who_adds_an_event_and_to_no_thread(tmp_path: Path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    threads = threading.active_count()
+    file = EventFile(tmp_path)
+    assert threading.active_count() == threads
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        file.add_event(Event(file_version="x" * 200), 1)
+        with pytest.raises(OSError, match="too large"):
+            file.flush()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    file.close()

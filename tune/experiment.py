@@ -170,8 +170,7 @@ class Experiment:
         try:
             with FileLock(self.folder / LOCK, timeout=0):
                 write_text(self.folder / OWNER, f"{os.getpid()} on {platform.node()}")
-                description = self._merged(self.describe())
-                write_text(self.folder / EXPERIMENT, json.dumps(description, indent=2))
+                write_text(self.folder / EXPERIMENT, json.dumps(self._description(), indent=2))
                 yield
         except Timeout as error:
             raise ValueError(
@@ -220,30 +219,34 @@ class Experiment:
                 domains[path] = known if choices else sorted({known[0], known[-1]})
         return domains
 
-    def _merged(self, new: dict[str, Any]) -> dict[str, Any]:
-        """`new`, with the seeds and the time of creation that the folder has already.
+    def _description(self) -> dict[str, Any]:
+        """What `experiment.json` is to hold: configurations and seeds that it has already stay.
 
         Raises ValueError where the folder is another experiment's.
         """
         old = read_experiment(self.folder)
         if not old:
-            return new
-        old |= {"resolved": self._completed(old.get("resolved") or {})}
+            return self.describe()
+        there = self._configurations_in(old)
+        both = {**there, **self.configurations}
+        seeds = sorted({*(old.get("seeds") or []), *self.seeds})
+        new = replace(self, configurations=both, seeds=tuple(seeds)).describe()
+        # A name that is in both must mean the same.
+        old |= {"resolved": {name: asdict(config) for name, config in (both | there).items()}}
         for what in ("data.fingerprint", "numerics_version", "search", "resolved"):
             difference = _first_difference(value_at(old, what), value_at(new, what), what)
             if difference:
                 raise ValueError(
                     f"{self.folder} was made with {difference}: pass --name for another folder"
                 )
-        seeds = sorted({*(old.get("seeds") or []), *new["seeds"]})
-        kept = {"created": old.get("created"), "seeds": seeds}
         before = old.get(BEFORE) or {name: old[name] for name in PROVENANCE if name in old}
-        return new | kept | {BEFORE: before}
+        return new | {"created": old.get("created"), BEFORE: before}
 
-    def _completed(self, resolved: dict[str, Any]) -> dict[str, Any]:
-        """Configurations of an earlier version, with the fields that came after it."""
+    def _configurations_in(self, described: Mapping[str, Any]) -> dict[str, TrialConfig]:
+        """The configurations of an `experiment.json`, with fields that came after its version."""
         file = self.folder / EXPERIMENT
-        return {name: asdict(config_in(file, values)) for name, values in resolved.items()}
+        resolved: Mapping[str, Any] = described.get("resolved") or {}
+        return {name: config_in(file, values) for name, values in resolved.items()}
 
     def _check_disk(self) -> None:
         """Raises ValueError without room for all trials' checkpoints and those being written."""

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import stat
+import statistics
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -33,6 +34,7 @@ from quarterhour.tune.run_folder import (
     METRICS,
     RESULT,
     SAMPLES,
+    SPEEDS,
     TRIALS_ON_DEVICE,
     Row,
     Status,
@@ -183,16 +185,23 @@ class TrialSpec:
     def write_result(self, status: Status, metrics: Row, **ending: Any) -> None:
         """Write `result.json`; `ending` has the reason, and whether the trial diverged.
 
-        Raises ValueError where `Result` does.
+        `metrics` is the trial's last row. Raises ValueError where `Result` does.
         """
         result = Result(
             status=status,
             key=self.key,
             parameters=self.config.model.parameters,
-            metrics=metrics,
+            metrics=metrics | self._median_speeds(),
             **ending,
         )
         write_text(self.folder / RESULT, json.dumps(asdict(result), indent=2))
+
+    def _median_speeds(self) -> Row:
+        with suppress(DamagedError):
+            rows = read_rows(self.folder)
+            known = {name: [row[name] for row in rows if row.get(name)] for name in SPEEDS}
+            return {name: statistics.median(values) for name, values in known.items() if values}
+        return {}
 
 
 def read_spec(folder: Path) -> TrialSpec:

@@ -108,7 +108,9 @@ HELDOUT_BITS_PER_BYTE = "heldout_bits_per_byte"
 EMA_HELDOUT_LOSS = "ema_heldout_loss"
 TRIALS_ON_DEVICE, PEAK_MEMORY = "trials_on_device", "peak_memory_bytes"
 CAPTURED = "captured"
-TOKENS_PER_SECOND = "tokens_per_second"
+TOKENS_PER_SECOND, STEP_SECONDS = "tokens_per_second", "step_seconds"
+SPEEDS = (TOKENS_PER_SECOND, STEP_SECONDS)
+"""Of a whole trial they are medians over its windows, any of which may have been disturbed."""
 EVAL_CALIBRATION = "eval_calibration"
 LAYER_GRAD_NORM = "grad_norm_layer"
 """Followed by a layer's number: the norm of the gradient of that layer's parameters."""
@@ -143,7 +145,7 @@ COLUMNS: dict[str, Column] = {
     "train_loss_min": Column(label="training loss, smallest", unit="nats", better="minimize"),
     "grad_norm": Column(label="gradient norm before clipping"),
     "learning_rate": Column(label="learning rate"),
-    "step_seconds": Column(label="step time", unit="s", better="minimize", of_machine=True),
+    STEP_SECONDS: Column(label="step time", unit="s", better="minimize", of_machine=True),
     "step_seconds_std": Column(label="step time, deviation", unit="s", of_machine=True),
     TOKENS_PER_SECOND: Column(
         label="tokens a second", unit="tokens/s", better="maximize", of_machine=True

@@ -26,8 +26,10 @@ def _of_configurations(run: Run) -> list[str]:
     ranked = table.loc[table["rank"].notna()]
     if ranked["configuration"].nunique() < 2:
         return []
-    by_view = {view: own.to_dict("records") for view, own in ranked.groupby("view", sort=False)}
-    leaders = [_leader(view, own) for view, own in by_view.items()]
+    views = [(view, own.to_dict("records")) for view, own in ranked.groupby("view", sort=False)]
+    # First what was really run at equal cost, rather than read off curves.
+    views.sort(key=lambda view: sum(row["interpolated"] for row in view[1]))
+    leaders = [_leader(view, own) for view, own in views]
     if table["shared"].any():
         leaders.append("Device-seconds are not ranked: trials shared the device.")
     return [leaders[0], " ".join(leaders[1:]), _certainty(run), _leak(run), _study(run)]

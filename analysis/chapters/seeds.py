@@ -39,12 +39,12 @@ def trial_measures(run: Run) -> pd.DataFrame:
     """One row for each trial that counts: configuration, seed, trials_on_device and the measures.
 
     The study defines them (`measures.summarise`), but for `heldout_loss`, of the last step, and
-    `tokens_per_second`, over all steps but the first.
+    `tokens_per_second`, the median over windows.
     """
-    summary = counted_trials(summarise(run))
-    tokens_per_step = summary["batch_size"] * summary["seq_len"]
-    summary = summary.assign(tokens_per_second=summary["steps_per_second"] * tokens_per_step)
-    measures = summary.merge(final_rows(run, [HELDOUT_LOSS]), how="left", on=TRIAL)
+    rows = run.rows.reindex(columns=[*TRIAL, TOKENS_PER_SECOND])
+    speeds = rows.groupby(TRIAL, as_index=False)[TOKENS_PER_SECOND].median()
+    measures = counted_trials(summarise(run)).merge(speeds, how="left", on=TRIAL)
+    measures = measures.merge(final_rows(run, [HELDOUT_LOSS]), how="left", on=TRIAL)
     return measures.loc[:, [*TRIAL, TRIALS_ON_DEVICE, *MEASURES]]
 
 

@@ -27,6 +27,12 @@ OwnProtocol = Annotated[
     str | None,
     typer.Option("--protocol", help="as-run, as-described. Default: as-run, or the trial's own."),
 ]
+TrialBudget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget", help="Of a trial: steps:N, tokens:N, flops:N or seconds:N. Default: its own."
+    ),
+]
 Corpus = Annotated[
     str | None,
     typer.Option(

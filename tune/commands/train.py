@@ -33,6 +33,7 @@ def grid(
     profile: options.OwnProfile = None,
     protocol: options.OwnProtocol = None,
     seeds: Annotated[int, typer.Option(help="Number of seeds for each configuration.")] = 1,
+    budget: options.TrialBudget = None,
     corpus: options.Corpus = None,
     tokenizer: options.Tokenizer = None,
     max_steps: options.MaxSteps = None,
@@ -61,7 +62,8 @@ def grid(
         request = ExperimentRequest(
             kind="grid", chosen=tuple(configurations.split(",")) if configurations else (),
             profile=profile, protocol=protocol, corpus=corpus, tokenizer=tokenizer,
-            values=_settings(max_steps, precision), seeds=tuple(range(seeds)), name=name, runs=runs,
+            values=_settings(max_steps, precision), trial_budget=budget, name=name, runs=runs,
+            seeds=tuple(range(seeds)),
             resources=options.planned_resources(cpus_per_trial, gpus_per_trial, address, runs),
         )  # fmt: skip
         experiment = build_experiment(request)
@@ -90,10 +92,7 @@ def run(
         typer.Option("--set", help="A setting, e.g. optim.learning_rate=1e-3; may be repeated."),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Default: the trial's own, or 0.")] = None,
-    budget: Annotated[
-        str | None,
-        typer.Option(help="steps:N, tokens:N, flops:N or seconds:N. Default: its own."),
-    ] = None,
+    budget: options.TrialBudget = None,
     profile: options.OwnProfile = None,
     protocol: options.OwnProtocol = None,
     corpus: options.Corpus = None,
@@ -222,9 +221,11 @@ def _headline(experiment: "Experiment", n_todo: int) -> str:
 
 
 def _print_comparisons(console: PlainConsole, run: "Run", comparisons: "list[Comparison]") -> None:
+    from quarterhour.analysis.chapters.opening import sentences
     from quarterhour.analysis.chapters.paper.published import beside_the_study
     from quarterhour.analysis.terminal import comparison_table
 
+    console.print(*(f"{sentence}\n" for sentence in sentences(run)), sep="", highlight=False)
     for comparison in comparisons:
         console.print(comparison_table(comparison))
     console.print(beside_the_study(run), highlight=False)

@@ -13,7 +13,6 @@ from typing import Any
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
-from torch.utils.tensorboard import FileWriter
 from torch.utils.tensorboard.summary import custom_scalars, text
 
 from quarterhour.search_spaces.reference import SIX
@@ -35,6 +34,7 @@ from quarterhour.tune.run_folder import (
     setting_place,
 )
 from quarterhour.tune.run_reader import read_experiment, read_rows, run_of
+from quarterhour.tune.training.event_file import EventFile
 
 TAGS = {
     TRAIN_LOSS: "loss/train",
@@ -122,13 +122,13 @@ class TrialEvents:
                 path.unlink()
         self._is_of_six = spec.name in SIX
         self._speeds: list[float] = []
-        self._writer = FileWriter(spec.folder)
+        self._file = EventFile(spec.folder)
         # A reader that has followed the earlier files drops what it read there.
-        self._writer.add_event(Event(session_log=SessionLog(status=SessionLog.START)), step=0)
-        self._writer.add_summary(_experiment(spec))
-        self._writer.add_summary(_session_start(_hyperparameters(spec)))
-        self._writer.add_summary(custom_scalars(LAYOUT))
-        self._writer.add_summary(_scalars({STATUS_TAG: RUNNING}), 0)
+        self._file.add_event(Event(session_log=SessionLog(status=SessionLog.START)), step=0)
+        self._file.add_summary(_experiment(spec))
+        self._file.add_summary(_session_start(_hyperparameters(spec)))
+        self._file.add_summary(custom_scalars(LAYOUT))
+        self._file.add_summary(_scalars({STATUS_TAG: RUNNING}), 0)
 
     def add_row(self, row: Row) -> None:
         """Add a row's measures by step, and its losses by tokens too."""
@@ -139,26 +139,26 @@ class TrialEvents:
         self._speeds += [row[TOKENS_PER_SECOND]] if row.get(TOKENS_PER_SECOND) else []
         if self._speeds and EVAL_LOSS in row:
             tagged[MEDIAN_SPEED_TAG] = statistics.median(self._speeds)
-        self._writer.add_summary(_scalars(tagged), row["step"])
-        self._writer.add_summary(_scalars(losses), row["tokens"])
+        self._file.add_summary(_scalars(tagged), row["step"])
+        self._file.add_summary(_scalars(losses), row["tokens"])
 
     def add_samples(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
         """Add the continuations of the prompts after `step` updates."""
         # Indented text is shown as it is, so a continuation cannot be taken for markup.
         shown = [f"**{s['prompt']}** …\n\n{_indented(s['continuation'])}" for s in samples]
-        self._writer.add_summary(text("samples", "\n".join(shown)), step)
+        self._file.add_summary(text("samples", "\n".join(shown)), step)
 
     def add_ending(self, status: Status, step: int) -> None:
         """Add how the trial ended, after `step` updates."""
-        _add_ending(self._writer, status, step)
+        _add_ending(self._file, status, step)
 
     def flush(self) -> None:
         """Make all that was added visible to readers."""
-        self._writer.flush()
+        self._file.flush()
 
     def close(self) -> None:
         """Close the file."""
-        self._writer.close()
+        self._file.close()
 
 
 def record_ending(folder: Path, status: Status) -> None:
@@ -167,20 +167,20 @@ def record_ending(folder: Path, status: Status) -> None:
     Raises ValueError where its rows are damaged.
     """
     rows = read_rows(folder)
-    writer = FileWriter(folder)
-    _add_ending(writer, status, rows[-1]["step"] if rows else 0)
-    writer.close()
+    file = EventFile(folder)
+    _add_ending(file, status, rows[-1]["step"] if rows else 0)
+    file.close()
 
 
-def _add_ending(writer: FileWriter, status: Status, step: int) -> None:
+def _add_ending(file: EventFile, status: Status, step: int) -> None:
     failed = status is Status.FAILED
     info = plugin_data_pb2.SessionEndInfo(
         status=api_pb2.STATUS_FAILURE if failed else api_pb2.STATUS_SUCCESS,
         end_time_secs=time.time(),
     )
     data = plugin_data_pb2.HParamsPluginData(session_end_info=info)
-    writer.add_summary(_hparams(metadata.SESSION_END_INFO_TAG, data))
-    writer.add_summary(_scalars({STATUS_TAG: STATUS_NUMBERS[status]}), step)
+    file.add_summary(_hparams(metadata.SESSION_END_INFO_TAG, data))
+    file.add_summary(_scalars({STATUS_TAG: STATUS_NUMBERS[status]}), step)
 
 
 def _hyperparameters(spec: TrialSpec) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Lines and dots are means over seeds, with 95 % intervals (Student t) from two seeds on.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -205,27 +206,33 @@ def _dots(run: Run, labels: dict[str, str]) -> Figure | None:
 def _draw_dots(axes: Axes, means: Any, theirs: pd.Series) -> None:
     """A dot a configuration with its figure beside it; the published ones are hollow."""
     own = plots.colours(means.index)
+    decimals = _decimals([*means["mean"], *theirs])
     rows: Any = means.itertuples()
     for place, row in enumerate(rows):
         name, colour = row.Index, own[row.Index]
         if row.n:
             half = row.high - row.mean if row.n > 1 else None
             axes.errorbar(row.mean, place, xerr=half, fmt="o", color=colour, capsize=4)
-            _say(axes, row.mean, place, colour)
+            _say(axes, row.mean, place, colour, decimals)
         else:
             axes.text(0.02, place, "missing", va="center", transform=axes.get_yaxis_transform())
         if name in theirs:
             axes.plot(theirs[name], place, "D", color=colour, fillstyle="none")
-            _say(axes, theirs[name], place, plots.NOTE_COLOUR)
+            _say(axes, theirs[name], place, plots.NOTE_COLOUR, decimals)
     axes.set_yticks(range(len(means)), [f"{name} (n = {n})" for name, n in means["n"].items()])
     axes.set_ylim(len(means) - 0.5, -0.7)
     axes.margins(x=0.15)
 
 
-def _say(axes: Axes, x: Any, place: int, colour: str) -> None:
-    axes.annotate(
-        f"{x:.4g}", (x, place), (0, 6), textcoords="offset points", ha="center", color=colour
-    )
+def _decimals(figures: Sequence[float]) -> int:
+    """How many decimals give the largest figure four digits: all figures of a panel have them."""
+    largest = max((abs(x) for x in figures if x), default=1.0)
+    return max(0, 3 - math.floor(math.log10(largest))) if math.isfinite(largest) else 0
+
+
+def _say(axes: Axes, x: Any, place: int, colour: str, decimals: int) -> None:
+    said, above = f"{x:,.{decimals}f}", (0, 6)
+    axes.annotate(said, (x, place), above, textcoords="offset points", ha="center", color=colour)
 
 
 def _with_improvement(summary: pd.DataFrame) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from quarterhour.analysis.runs import Run
 from quarterhour.analysis.statistics import CONFIDENCE, unjudged, welch
-from quarterhour.tune.run_folder import TOKENS_PER_SECOND, TRIAL, Status, setting_place
+from quarterhour.tune.run_folder import SPEEDS, TRIAL, Status, setting_place
 
 SPENT = ("step", "tokens", "flops", "seconds")
 CORRECTION = "Welch's intervals, 95 % for all comparisons together (Bonferroni)"
@@ -64,8 +64,8 @@ def search_results(run: Run) -> SearchResults:
     if not run.rows.empty:
         rows = run.rows.groupby(TRIAL, as_index=False)
         last = rows.last()
-        if TOKENS_PER_SECOND in last:  # any window may have been disturbed
-            last[TOKENS_PER_SECOND] = rows[TOKENS_PER_SECOND].median()[TOKENS_PER_SECOND]
+        for name in last.columns.intersection(SPEEDS):
+            last[name] = rows[name].median()[name]
         trials = trials.merge(last, how="left", on=TRIAL)
     columns = dict.fromkeys([*trials, "adopted_from", *search["objectives"], *SPENT])
     trials = trials.reindex(columns=list(columns))

@@ -5,7 +5,7 @@ Shapes: B batch, T time, D d_model, H heads, K d_head = D / H, F d_ff, V vocabul
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from quarterhour.model.attention import Past, Sight, causal_attention
 from quarterhour.model.choice import CHOICE
+from quarterhour.model.experts import mix_all, mix_sorted, route, shares
 from quarterhour.model.feed_forward import FEED_FORWARDS, FeedForwardName
 from quarterhour.model.norms import NORMS, NormName
 from quarterhour.model.rms_norm import RMSNorm
 
 INIT_STD = 0.02
 ROPE_BASE = 1024.0
+EXPERTS = ("n_experts", "active_experts")
 Positions = Literal["none", "rope", "rope-full"]
 
 
@@ -31,7 +33,8 @@ class DecoderConfig:
     `soft_cap`; 0 is none. `heads_per_kv` heads of queries share a head of keys and values.
     `norm_place` is that of a norm before each branch, or one after it too; `qk_norm` is of each
     head's queries and keys. With `residual_init` "by-depth" the last matrix of each branch starts
-    smaller, by the root of the number of branches.
+    smaller, by the root of the number of branches. With feed_forward "moe" a router chooses
+    `active_experts` of `n_experts` for each token; `d_ff` is the width of one.
     """
 
     vocab_size: int
@@ -51,14 +54,21 @@ class DecoderConfig:
     norm_place: Literal["pre", "pre-and-post"] = field(default="pre", metadata=CHOICE)
     qk_norm: Literal["none", "rms"] = field(default="none", metadata=CHOICE)
     feed_forward: FeedForwardName = field(default="silu", metadata=CHOICE)
+    n_experts: int = field(default=8, metadata=CHOICE)
+    active_experts: int = field(default=2, metadata=CHOICE)
     head: Literal["tied", "untied"] = field(default="tied", metadata=CHOICE)
     residual_init: Literal["equal", "by-depth"] = field(default="equal", metadata=CHOICE)
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "d_model", "n_heads", "n_layers", "d_ff")
-        for name in (*sizes, "heads_per_kv", "window", "full_every"):
+        for name in (*sizes, "heads_per_kv", "window", "full_every", *EXPERTS):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} is {getattr(self, name)}: it must be at least 1")
+        if self.active_experts > self.n_experts:
+            raise ValueError(
+                f"model.active_experts is {self.active_experts}: it must be at most model.n_experts"
+                f" {self.n_experts}"
+            )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout is {self.dropout}: it must be at least 0 and below 1")
         if not 0 <= self.soft_cap < math.inf:
@@ -120,6 +130,17 @@ class DecoderConfig:
         return self.lookup + head + self.n_layers * per_layer + self.d_model
 
     @property
+    def active_parameters(self) -> int:
+        """Number of those that a token uses: all, but for experts that are not its own."""
+        idle = self.n_experts - self.active_experts if self.feed_forward == "moe" else 0
+        return self.parameters - self.n_layers * idle * self._feed_forward_matrices
+
+    @property
+    def experts(self) -> int:
+        """Feed-forwards of a layer."""
+        return self.n_experts if self.feed_forward == "moe" else 1
+
+    @property
     def branch_norms(self) -> int:
         """Norms of a layer as wide as the decoder."""
         return 4 if self.norm_place == "pre-and-post" else 2
@@ -127,11 +148,17 @@ class DecoderConfig:
     @property
     def layer_matrices(self) -> int:
         """Number of a layer's parameters that are in matrices."""
-        widening = FEED_FORWARDS[self.feed_forward].matrices * self.d_ff
-        return self.d_model * (self.d_qkv + self.d_model + widening)
+        router = self.d_model * self.n_experts if self.feed_forward == "moe" else 0
+        of_attention = self.d_model * (self.d_qkv + self.d_model)
+        return of_attention + router + self.experts * self._feed_forward_matrices
+
+    @property
+    def _feed_forward_matrices(self) -> int:
+        """Number of one feed-forward's parameters."""
+        return FEED_FORWARDS[self.feed_forward].matrices * self.d_ff * self.d_model
 
     def flops_per_token(self, seq_len: int) -> int:
-        """Training FLOPs a token: 6 a parameter, plus causal attention.
+        """Training FLOPs a token: 6 an active parameter, plus causal attention.
 
         Attention is half of the 12 · layers · d_model · seq_len of Chowdhery et al. 2022 (PaLM),
         appendix B, since a token attends to half of the sequence on average; with a window of W of
@@ -140,7 +167,7 @@ class DecoderConfig:
         sights = map(self.sight_of, range(self.n_layers))
         windows = (min(sight.window or seq_len, seq_len) for sight in sights)
         seen = sum(w * (2 * seq_len - w) // seq_len for w in windows)
-        return 6 * (self.parameters - self.lookup) + 6 * self.d_model * seen
+        return 6 * (self.active_parameters - self.lookup) + 6 * self.d_model * seen
 
 
 def rope_table(
@@ -192,9 +219,13 @@ class Layer(nn.Module):
         self.qkv = nn.Linear(config.d_model, config.d_qkv, bias=False)
         self.attention_out = nn.Linear(config.d_model, config.d_model, bias=False)
         self.feed_forward_norm = norm(config.d_model)
-        self.up = nn.Linear(config.d_model, config.d_ff, bias=False)
-        self.down = nn.Linear(config.d_ff, config.d_model, bias=False)
-        self.gate = nn.Linear(config.d_model, config.d_ff, bias=False) if kind.gated else None
+        width, n = config.experts * config.d_ff, config.experts
+        self.up = nn.Linear(config.d_model, width, bias=False)
+        self.down = nn.Linear(config.d_ff, n * config.d_model, bias=False)
+        self.gate = nn.Linear(config.d_model, width, bias=False) if kind.gated else None
+        is_moe, self.active_experts = config.feed_forward == "moe", config.active_experts
+        self.router = nn.Linear(config.d_model, n, bias=False) if is_moe else None
+        self.shares_2E: Tensor | None = None  # of the experts, in the last forward pass
         self.hidden = kind.hidden
         self.query_norm, self.key_norm = qk_norm(config.d_head), qk_norm(config.d_head)
         self.attention_post_norm = post_norm(config.d_model)
@@ -216,8 +247,19 @@ class Layer(nn.Module):
 
     def feed_forward(self, x_BTD: Tensor) -> Tensor:
         """Each token for itself: [B, T, D] to [B, T, D]."""
+        if self.router:
+            return self._mixed(x_BTD.flatten(0, 1), self.router.weight).view_as(x_BTD)
         widening = (self.up, self.gate) if self.gate else (self.up,)
         return self.down(self.hidden(*(matrix(x_BTD) for matrix in widening)))
+
+    def _mixed(self, x_ND: Tensor, router_ED: Tensor) -> Tensor:
+        """By the experts that the router chooses for each token: [N, D] to [N, D]."""
+        w_NA, chosen_NA, p_NE = route(x_ND, router_ED, self.active_experts)
+        self.shares_2E = shares(chosen_NA, p_NE)
+        matrices = (self.up, self.gate, self.down)
+        up, gate, down = (m.weight.unflatten(0, (len(router_ED), -1)) for m in matrices if m)
+        mix = mix_sorted if x_ND.device.type == "cpu" else mix_all
+        return mix(x_ND, w_NA, chosen_NA, (up, gate, down))
 
     def forward(
         self, x_BTD: Tensor, table: tuple[Tensor, Tensor] | None, past: Past | None = None
@@ -272,6 +314,16 @@ class Decoder(nn.Module):
         for number, layer in enumerate(self.layers):
             x_BTD = layer(x_BTD, table, past[number] if past else None)
         return self.final_norm(x_BTD)
+
+    def balance_loss(self) -> Tensor:
+        """How unevenly the experts were used in the last forward pass, 0-d; A is the least.
+
+        E · Σ share of tokens · mean probability, each over all layers (Mixtral, after Fedus et al.
+        2021, Switch Transformer). Only with experts.
+        """
+        of_layers: list[Any] = [layer.shares_2E for layer in self.layers]
+        share_E, p_E = torch.stack(of_layers).mean(0)
+        return len(p_E) * (share_E.detach() * p_E).sum()
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] of hidden states [..., D]."""

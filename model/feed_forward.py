@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-FeedForwardName = Literal["silu", "relu2", "swiglu"]
+FeedForwardName = Literal["silu", "relu2", "swiglu", "moe"]
 
 
 class FeedForward(NamedTuple):
@@ -42,4 +42,5 @@ FEED_FORWARDS: dict[FeedForwardName, FeedForward] = {
     "silu": FeedForward(F.silu),
     "relu2": FeedForward(_relu2),
     "swiglu": FeedForward(_swiglu, kept=4, gated=True),
+    "moe": FeedForward(_swiglu, kept=4, gated=True),  # of each expert
 }

@@ -25,7 +25,9 @@ class OptimConfig:
     the number of cycles of a cyclical one. Both count from the end of the warmup; other schedules
     ignore them. With "muon" the layers' matrices have a learning rate and a momentum of their own,
     on the same schedule; the rest has AdamW's. `z_loss` is the weight of the squared logarithm of
-    the softmax's denominator, which the reported loss leaves out.
+    the softmax's denominator, which the reported loss leaves out; so is `balance_loss` that of how
+    unevenly experts are used. With an `ema_decay` above 0 the
+    trial keeps an average of its weights beside them, in which those of a step ago count by it.
     """
 
     learning_rate: float
@@ -43,13 +45,15 @@ class OptimConfig:
     optimizer: Literal["adamw", "muon"] = field(default="adamw", metadata=CHOICE)
     muon_learning_rate: float = field(default=0.02, metadata=CHOICE)
     muon_momentum: float = field(default=0.95, metadata=CHOICE)
+    ema_decay: float = field(default=0.0, metadata=CHOICE)
+    balance_loss: float = field(default=0.01, metadata=CHOICE)
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "eps", "clip_norm", "muon_learning_rate"):
             self._require(name, 0 < getattr(self, name) < math.inf, "above 0")
-        for name in ("weight_decay", "z_loss"):
+        for name in ("weight_decay", "z_loss", "balance_loss"):
             self._require(name, 0 <= getattr(self, name) < math.inf, "at least 0")
-        for name in ("beta1", "beta2", "warmup_fraction", "muon_momentum"):
+        for name in ("beta1", "beta2", "warmup_fraction", "muon_momentum", "ema_decay"):
             self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         self._require("final_lr_fraction", 0 <= self.final_lr_fraction <= 1, "within 0 and 1")
         self._require("decay_fraction", 0 < self.decay_fraction <= 1, "above 0 and at most 1")
@@ -122,13 +126,23 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 
 
 def _muon_groups(model: Decoder, config: OptimConfig) -> list[dict[str, Any]]:
-    """AdamW's parameters; queries, keys and values, each a matrix of its own; other matrices."""
-    matrices = [p for layer in model.layers for p in layer.parameters() if p.ndim == 2]
-    joined = [layer.get_parameter("qkv.weight") for layer in model.layers]
+    """AdamW's parameters; then matrices, some of which are several in one parameter."""
+    size = model.config
+    several = {"qkv.weight": size.qkv_widths}
+    if size.feed_forward == "moe":
+        widths = [size.d_ff] * size.n_experts
+        several |= {"up.weight": widths, "gate.weight": widths}
+        several |= {"down.weight": [size.d_model] * size.n_experts}
     muon = {"full_rate": config.muon_learning_rate, "momentum": config.muon_momentum}
-    of_muon, of_joined = {*matrices}, {*joined}
+    groups: list[dict[str, Any]] = [
+        {"params": [layer.get_parameter(name) for layer in model.layers], "rows": rows, **muon}
+        for name, rows in several.items()
+    ]
+    joined = {p for group in groups for p in group["params"]}
+    matrices = [p for layer in model.layers for p in layer.parameters() if p.ndim == 2]
+    of_muon = {*matrices}
     return [
         {"params": [p for p in model.parameters() if p not in of_muon]},
-        {"params": joined, "rows": model.config.qkv_widths, **muon},
-        {"params": [p for p in matrices if p not in of_joined], "rows": None, **muon},
+        *groups,
+        {"params": [p for p in matrices if p not in joined], "rows": None, **muon},
     ]

@@ -104,6 +104,14 @@ def architectures(profile: Profile) -> Space:
             point[path] = trial.suggest_categorical(path, values)
         if point["model.feed_forward"] == "swiglu":
             point["model.d_ff"] = 8 * point["model.d_model"] // 3
+        if point["model.feed_forward"] == "moe":
+            point["model.n_experts"] = trial.suggest_categorical("model.n_experts", [4, 8, 16])
+            active = trial.suggest_int("model.active_experts", 1, 4)
+            point["model.active_experts"] = active
+            point["model.d_ff"] = 8 * point["model.d_model"] // (3 * active)
+            point["optim.balance_loss"] = trial.suggest_float(
+                "optim.balance_loss", 1e-3, 0.1, log=True
+            )
         if point["model.n_heads"] % 2 == 0:
             point["model.heads_per_kv"] = trial.suggest_categorical("model.heads_per_kv", [1, 2])
         if point["model.positions"] != "none":

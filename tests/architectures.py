@@ -37,6 +37,8 @@ def configs(draw: st.DrawFn) -> DecoderConfig:
         "norm_place": ["pre", "pre-and-post"],
         "qk_norm": ["none", "rms"],
         "feed_forward": get_args(FeedForwardName),
+        "n_experts": [2, 3, 5],
+        "active_experts": [1, 2],
     }
     return DecoderConfig(
         vocab_size=draw(st.integers(1, 60)),
@@ -63,4 +65,5 @@ EVERYTHING: dict[str, Any] = {
     "model__residual_init": "by-depth",
     "optim__z_loss": 1e-3,
     "optim__optimizer": "muon",
+    "optim__ema_decay": 0.9,
 }

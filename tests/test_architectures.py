@@ -15,13 +15,17 @@ from transformers import (
     LlamaModel,
     MistralConfig,
     MistralModel,
+    MixtralConfig,
+    MixtralModel,
     OlmoConfig,
     OlmoModel,
     Qwen3Config,
     Qwen3Model,
 )
+from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 from quarterhour.model.decoder import Decoder, DecoderConfig
+from quarterhour.model.experts import mix_all, mix_sorted, route
 from quarterhour.model.norms import LayerNorm
 
 EPS = torch.finfo(torch.float32).eps
@@ -76,7 +80,8 @@ def take_weights(theirs: nn.Module, model: Decoder, names: dict[str, str]) -> No
         of_layer |= {name: layer.get_parameter(f"{own}.weight") for name, own in names.items()}
         state |= {f"layers.{number}.{name}": w for name, w in of_layer.items()}
     state = {f"{name}.weight": w - int(is_gemma and "norm" in name) for name, w in state.items()}
-    theirs.load_state_dict({n: w for n, w in state.items() if n in theirs.state_dict()})
+    known = theirs.state_dict()  # with experts, whose names are their own
+    theirs.load_state_dict(known | {n: w for n, w in state.items() if n in known})
 
 
 @torch.no_grad()
@@ -131,6 +136,50 @@ def test_a_layer_norm_has_torchs_values_and_weights():
     theirs.weight.data = norm.weight.data.normal_()
     x = torch.randn(5, 12)
     torch.testing.assert_close(norm(x), theirs(x))
+
+
+@pytest.mark.parametrize(("experts", "active"), [(2, 1), (3, 2), (7, 3), (5, 5)])
+def test_experts_and_the_loss_of_their_balance_are_mixtrals(experts: int, active: int):
+    config = DecoderConfig(**SIZES, feed_forward="moe", n_experts=experts, active_experts=active)
+    values: dict[str, Any] = {"num_local_experts": experts, "num_experts_per_tok": active}
+    values["experts_implementation"] = "eager"  # the others want widths of multiples of 4
+    model = loud(config)
+    theirs: Any = MixtralModel(hugging_face(config, MixtralConfig, **values)).eval()
+    for own, layer in zip(model.layers, theirs.layers, strict=True):
+        up, gate, down = (
+            own.get_parameter(f"{name}.weight").unflatten(0, (experts, -1))
+            for name in ("up", "gate", "down")
+        )
+        layer.mlp.gate.weight.data = own.router.weight.data
+        layer.mlp.experts.gate_up_proj.data = torch.cat([gate, up], 1).data
+        layer.mlp.experts.down_proj.data = down.data
+    names = {name: own for name, own in LLAMA.items() if "mlp" not in name}
+    assert error_of(theirs, model, names) < 1e-5
+    tokens_BT = torch.randint(37, (2, 13), generator=torch.Generator().manual_seed(2))
+    logits = theirs(tokens_BT, use_cache=False, output_router_logits=True).router_logits
+    expected = load_balancing_loss_func(logits, experts, active)
+    model(tokens_BT)
+    torch.testing.assert_close(model.balance_loss(), expected, rtol=1e-5, atol=0)
+
+
+@given(st.integers(1, 9), st.integers(1, 4), st.integers(0, 3), st.integers(0, 99))
+def test_sorted_and_on_a_gpu_the_experts_have_the_same_values_and_gradients(
+    tokens: int, active: int, idle: int, seed: int
+):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(tokens, 6), (active + idle, 6), *3 * [(active + idle, 5, 6)]]
+    drawn = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
+    drawn[-1] = drawn[-1].mT.contiguous()
+    found: list[list[Tensor]] = []
+    for mix in (mix_sorted, mix_all):
+        x_ND, router_ED, *matrices = (x.clone().requires_grad_() for x in drawn)
+        w_NA, chosen_NA, _ = route(x_ND, router_ED, active)
+        out_ND = mix(x_ND, w_NA, chosen_NA, (matrices[0], matrices[1], matrices[2]))
+        out_ND.square().sum().backward()
+        gradients = [x.grad for x in (x_ND, router_ED, *matrices)]
+        found.append([out_ND, *(g for g in gradients if g is not None)])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
 def test_norms_after_the_branches_are_gemmas():
@@ -222,3 +271,14 @@ def test_the_matrices_of_the_layers_are_counted(config: DecoderConfig):
     layers = Decoder(config, seed=0).layers
     matrices = [p for layer in layers for p in layer.parameters() if p.ndim == 2]
     assert config.n_layers * config.layer_matrices == sum(p.numel() for p in matrices)
+    assert config.parameters == sum(p.numel() for p in Decoder(config, seed=0).parameters())
+
+
+def test_experts_that_are_not_a_tokens_own_count_as_parameters_alone():
+    sizes = SIZES | {"feed_forward": "moe", "active_experts": 2}
+    few, many = (DecoderConfig(**sizes, n_experts=n) for n in (2, 8))
+    router = 2 * 6 * 24
+    assert few.active_parameters == few.parameters
+    assert many.active_parameters == few.parameters + router
+    assert many.parameters == many.active_parameters + 2 * 6 * 3 * 24 * 29
+    assert many.flops_per_token(8) == few.flops_per_token(8) + 6 * router

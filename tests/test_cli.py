@@ -49,6 +49,13 @@ BAD_INPUT = [
     ("run baseline --set optim.learning_rate=fast", "optim.learning_rate is 'fast'"),
     ("run baseline --set optim.learning_rate=-1", "optim.learning_rate is -1.0"),
     ("run baseline --set model.n_heads=5", "model.n_heads is 5: it must divide"),
+    (
+        "run baseline --set model.active_experts=9",
+        "model.active_experts is 9: it must be at most model.n_experts 8",
+    ),
+    ("run baseline --set model.heads_per_kv=4", "model.heads_per_kv is 4: it must divide"),
+    ("run baseline --set model.window=0", "model.window is 0: it must be at least 1"),
+    ("run baseline --set optim.ema_decay=1", "optim.ema_decay is 1.0: it must be at least 0"),
     ("run baseline --set data.batch_size=0", "data.batch_size is 0"),
     ("run baseline --set budget.steps=0", "budget.steps is 0"),
     ("run baseline --set learning_rate", "'learning_rate' is not an assignment"),

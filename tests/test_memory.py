@@ -78,6 +78,7 @@ SHAPES: list[dict[str, Any]] = [
     {"model.feed_forward": "relu2"},
     {"model.heads_per_kv": 3},
     {"optim.optimizer": "muon"},
+    {"optim.ema_decay": 0.99},
     {"model.head": "untied"},
     {"model.attention": "window", "model.window": 32, "model.soft_cap": 30.0},
     {"model.positions": "rope-full", "model.head": "untied", "optim.z_loss": 1e-4},
@@ -86,6 +87,8 @@ SHAPES: list[dict[str, Any]] = [
     {"model.norm": "layer", "model.norm_place": "pre-and-post"},
     {"model.norm_place": "pre-and-post", "model.dropout": 0.1},
     {"model.feed_forward": "swiglu", "model.d_ff": 512},
+    {"model.feed_forward": "moe", "model.d_ff": 128},
+    {"model.feed_forward": "moe", "model.d_ff": 128, "model.active_experts": 3},
 ]
 
 

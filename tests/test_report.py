@@ -222,7 +222,7 @@ def test_the_page_opens_with_results_and_ends_with_folded_provenance(report: Pat
     assert (first, last) == ("six-results", "six-run")
     assert opening.count("<figure") == 1
     assert opening.index('class="sentence">At 2000 steps each, ') < opening.index("<figure")
-    assert "<details><summary>Show trials, provenance</summary>" in ending
+    assert "<details><summary>Show settings, trials, provenance</summary>" in ending
     assert "Provenance" not in "".join(body for _, body in sections[:-1])
 
 

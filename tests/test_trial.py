@@ -28,6 +28,8 @@ from quarterhour.tune.training.memory import TOKEN_BYTES
 from quarterhour.tune.training.trainer import Trainer
 from quarterhour.tune.training.trial import Trial, train_batches
 
+MOE = {"model__feed_forward": "moe", "optim__optimizer": "muon", "precision": "bf16"}
+
 
 @pytest.fixture(scope="module")
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> TokenData:
@@ -340,8 +342,12 @@ def test_a_disk_that_is_full_for_a_while_ends_no_trial(
 
 @pytest.mark.parametrize(
     "values",
-    [{"model__dropout": 0.2}, *({**EVERYTHING, "precision": p} for p in ("fp32", "bf16", "fp16"))],
-    ids=["dropout", "fp32", "bf16", "fp16"],
+    [
+        MOE,
+        {"model__dropout": 0.2},
+        *({**EVERYTHING, "precision": p} for p in ("fp32", "bf16", "fp16")),
+    ],
+    ids=["experts", "dropout", "fp32", "bf16", "fp16"],
 )
 def test_a_trial_with_dropout_or_other_parts_resumes_to_the_same_rows(
     values: dict[str, Any], tokens: TokenData, tmp_path: Path
@@ -356,6 +362,33 @@ def test_a_trial_with_dropout_or_other_parts_resumes_to_the_same_rows(
     without = tiny_spec(tmp_path, tokens, "without")
     train(without, tokens)
     assert exact_rows(without.folder) != exact_rows(undisturbed.folder)
+
+
+def test_averaged_weights_are_evaluated_beside_the_raw_ones_and_change_nothing(
+    tokens: TokenData, finished: Path, tmp_path: Path
+):
+    spec = tiny_spec(tmp_path, tokens, optim__ema_decay=0.9)
+    train(spec, tokens)
+    rows = exact_rows(spec.folder)
+    losses = [row.pop("ema_heldout_loss") for row in rows if "heldout_loss" in row]
+    assert rows == exact_rows(finished)
+    assert losses[0] == pytest.approx(
+        rows[0]["heldout_loss"], rel=1e-6
+    )  # after one update there is one to average
+    assert losses[-1] > rows[-1]["heldout_loss"]  # it lags, and the loss still falls
+
+
+def test_the_average_is_that_of_the_weights_after_each_update(tokens: TokenData):
+    trainer = Trainer(tiny_config(optim__ema_decay=0.8), torch.device("cpu"))
+    seen: list[torch.Tensor] = []
+    for batch_BT in train_batches(Batches(tokens, trainer.config.data, 0), None, range(5)):
+        trainer.train_step(batch_BT)
+        seen.append(trainer.model.head_weight.detach().clone())
+    factors = [0.8 ** (4 - n) for n in range(5)]
+    expected = sum(f * w for f, w in zip(factors, seen, strict=True)) / sum(factors)
+    with trainer.averaged():
+        torch.testing.assert_close(trainer.model.head_weight.detach(), expected)
+    torch.testing.assert_close(trainer.model.head_weight.detach(), seen[-1], rtol=0, atol=0)
 
 
 def test_a_key_that_another_run_has_finished_is_adopted(tokens: TokenData, tmp_path: Path):

@@ -45,7 +45,6 @@ PACKAGES = (
     "tokenizers",
     "numpy",
 )
-BYTES_PER_PARAMETER = 12  # of a checkpoint: weights and AdamW's two moments in fp32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,11 +254,10 @@ class Experiment:
     def _check_disk(self) -> None:
         """Raises ValueError without room for all trials' checkpoints and those being written."""
         sizes = [  # with warmup-stable-decay one from before the decay stays
-            config.model.parameters * (1 + (config.optim.schedule == "warmup-stable-decay"))
+            checkpoint_bytes(config) * (1 + (config.optim.schedule == "warmup-stable-decay"))
             for config in self.configurations.values()
         ]
-        files = sum(sizes) * len(self.seeds) + max(sizes) * self.resources.concurrency
-        needed = files * BYTES_PER_PARAMETER
+        needed = sum(sizes) * len(self.seeds) + max(sizes) * self.resources.concurrency
         existing = next(path for path in (self.folder, *self.folder.parents) if path.exists())
         free = shutil.disk_usage(existing).free
         if free < needed:
@@ -267,6 +265,11 @@ class Experiment:
                 f"{self.folder} needs up to {needed / 1e6:,.0f} MB for checkpoints and its disk has"
                 f" {free / 1e6:,.0f} MB free: free some, or pass --runs with a folder elsewhere"
             )
+
+
+def checkpoint_bytes(config: TrialConfig) -> int:
+    """Of a trial's checkpoint: in fp32 weights, AdamW's two moments, and averages if it has any."""
+    return 4 * config.model.parameters * (4 if config.optim.ema_decay else 3)
 
 
 def package_versions() -> dict[str, str]:

@@ -106,6 +106,7 @@ class Column:
 # The columns that much of the code names.
 TRAIN_LOSS, EVAL_LOSS, HELDOUT_LOSS = "train_loss", "eval_loss", "heldout_loss"
 HELDOUT_BITS_PER_BYTE = "heldout_bits_per_byte"
+EMA_HELDOUT_LOSS = "ema_heldout_loss"
 TRIALS_ON_DEVICE, PEAK_MEMORY = "trials_on_device", "peak_memory_bytes"
 CAPTURED = "captured"
 TOKENS_PER_SECOND, STEP_SECONDS = "tokens_per_second", "step_seconds"
@@ -131,6 +132,9 @@ def _measures(prefix: str, of: str) -> dict[str, Column]:
 COLUMNS: dict[str, Column] = {
     HELDOUT_LOSS: Column(label="held-out loss", unit="nats", better="minimize"),
     HELDOUT_BITS_PER_BYTE: Column(label="held-out bits a byte", unit="bits", better="minimize"),
+    EMA_HELDOUT_LOSS: Column(
+        label="held-out loss of averaged weights", unit="nats", better="minimize"
+    ),
     "step": Column(label="optimizer step"),
     "tokens": Column(label="tokens", better="minimize"),
     "epochs": Column(label="passes over the corpus"),
@@ -158,7 +162,9 @@ COLUMNS: dict[str, Column] = {
 """Every column of a row but those of single layers, `grad_norm_layer00` and so on."""
 
 OBJECTIVES: dict[str, Better] = {
-    name: column.better for name, column in COLUMNS.items() if column.better
+    name: column.better
+    for name, column in COLUMNS.items()
+    if column.better and name != EMA_HELDOUT_LOSS  # which not every trial has
 }
 """What a search can look for, and which way it is better."""
 

@@ -14,7 +14,7 @@ from quarterhour.tune.run_folder import TRIAL, Status, setting_place, trial_labe
 
 _MEASURES = [
     *("tokens", "seconds", run_folder.TRAIN_LOSS, run_folder.EVAL_LOSS),
-    *(run_folder.HELDOUT_LOSS, run_folder.HELDOUT_BITS_PER_BYTE),
+    *(run_folder.HELDOUT_LOSS, run_folder.EMA_HELDOUT_LOSS, run_folder.HELDOUT_BITS_PER_BYTE),
 ]
 
 
@@ -89,7 +89,8 @@ def trials(run: Run) -> pd.DataFrame:
     table = table.drop(columns=told)
     if not run.rows.empty:
         last = run.rows.groupby(TRIAL, as_index=False).last()
-        table = table.merge(last.reindex(columns=[*TRIAL, *_MEASURES]), how="left", on=TRIAL)
+        known = [name for name in _MEASURES if name != run_folder.EMA_HELDOUT_LOSS or name in last]
+        table = table.merge(last.reindex(columns=[*TRIAL, *known]), how="left", on=TRIAL)
     return table.assign(reason=table.pop("reason")).set_index(TRIAL)
 
 
@@ -147,7 +148,7 @@ SECTION = Section[Run](
     title="Trials and provenance",
     folded=True,
     tables={
-        "settings": ("What differs between the configurations", settings),
+        "settings": ("Settings", settings),
         "trials": ("Trials", trials),
         "provenance": ("Provenance", provenance),
     },

@@ -61,6 +61,8 @@ CHOICES: dict[str, dict[str, Any]] = {
     "soft cap": {"model.soft_cap": 50.0},
     "rope-full": {"model.positions": "rope-full"},
     "untied head": {"model.head": "untied"},
+    "moe, 2 of 8": {"model.feed_forward": "moe", "model.d_ff": 512},
+    "averaged weights": {"optim.ema_decay": 0.999},
     "z-loss": {"optim.z_loss": 1e-4},
     "muon": {"optim.optimizer": "muon"},
 }

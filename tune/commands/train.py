@@ -231,7 +231,8 @@ def _print_result(console: PlainConsole, spec: "TrialSpec") -> None:
     """The trial's last measures and one of its samples."""
     result = spec.ending()
     if result and not result.reason:
-        names = ("train_loss_last", "eval_loss", "heldout_loss", "heldout_bits_per_byte")
+        names = ("train_loss_last", "eval_loss", "heldout_loss", "ema_heldout_loss")
+        names += ("heldout_bits_per_byte",)
         losses = ", ".join(
             f"{name} {result.metrics[name]:.3f}" for name in names if name in result.metrics
         )

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import optuna
 
-from quarterhour.tune.experiment import BYTES_PER_PARAMETER
+from quarterhour.tune.experiment import checkpoint_bytes
 from quarterhour.tune.foreign import damage_told
 from quarterhour.tune.ledger import Result, TrialSpec, finished_folders, try_adopt
 from quarterhour.tune.places import Resources
@@ -42,7 +42,7 @@ class SearchState:
         self._resources = resources
         self._limits = limits
         self._progress = progress
-        needed = 2 * search.baseline.model.parameters * BYTES_PER_PARAMETER
+        needed = 2 * checkpoint_bytes(search.baseline)
         self._obstacles = Obstacles(folder=search.folder, bytes_needed=needed)
         self._clock = SearchClock(search.folder)
         self._study = LedgerStudy(search)

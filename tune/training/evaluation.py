@@ -18,6 +18,7 @@ from quarterhour.data.decoding import continuation_text, prompt_tokens
 from quarterhour.data.tokens import TokenData
 from quarterhour.model.sampling import PROMPTS, continue_tokens
 from quarterhour.tune.run_folder import (
+    EMA_HELDOUT_LOSS,
     EVAL_CALIBRATION,
     EVAL_LOSS,
     HELDOUT_BITS_PER_BYTE,
@@ -49,7 +50,7 @@ def evaluate(trainer: Trainer, batches: Batches, train_batch: Row) -> tuple[Row,
     """
     row, samples = {**train_batch}, list[Sample]()
     with _timed(row, trainer.device):
-        row |= leaky_metrics(trainer, batches) | heldout_metrics(trainer, batches)
+        row |= leaky_metrics(trainer, batches) | _all_heldout_metrics(trainer, batches)
         for layer, norm in enumerate(trainer.layer_grad_norms.tolist()):
             row[f"{LAYER_GRAD_NORM}{layer:02d}"] = norm
         if math.isfinite(row[EVAL_LOSS]):
@@ -61,7 +62,16 @@ def evaluate_heldout(trainer: Trainer, batches: Batches) -> Row:
     """The held-out measures alone, which the end of a quarter has."""
     row: Row = {}
     with _timed(row, trainer.device):
-        row |= heldout_metrics(trainer, batches)
+        row |= _all_heldout_metrics(trainer, batches)
+    return row
+
+
+def _all_heldout_metrics(trainer: Trainer, batches: Batches) -> Row:
+    """The held-out measures, with the loss of the averaged weights where there are such."""
+    row = heldout_metrics(trainer, batches)
+    if trainer.config.optim.ema_decay:
+        with trainer.averaged():
+            row[EMA_HELDOUT_LOSS] = heldout_metrics(trainer, batches)[HELDOUT_LOSS]
     return row
 
 

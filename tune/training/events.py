@@ -19,6 +19,7 @@ from quarterhour.search_spaces.reference import SIX
 from quarterhour.tune.foreign import is_plain_file
 from quarterhour.tune.ledger import TrialSpec
 from quarterhour.tune.run_folder import (
+    EMA_HELDOUT_LOSS,
     EVAL_LOSS,
     EVENTS,
     HELDOUT_BITS_PER_BYTE,
@@ -40,6 +41,7 @@ TAGS = {
     EVAL_LOSS: "loss/eval",
     HELDOUT_LOSS: "loss/heldout",
     HELDOUT_BITS_PER_BYTE: "loss/heldout_bits_per_byte",
+    EMA_HELDOUT_LOSS: "loss/heldout_of_averaged_weights",
     "train_batch_accuracy": "accuracy/train_batch",
     "eval_accuracy": "accuracy/eval",
     "train_batch_top5_accuracy": "accuracy/train_batch_top5",

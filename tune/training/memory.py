@@ -80,10 +80,11 @@ def live_bytes(config: TrialConfig, device: str, capability: Capability = (0, 0)
 
 
 def _optimizer(config: TrialConfig) -> int:
-    """AdamW's two moments, and Muon's one of the layers' matrices."""
+    """AdamW's two moments, or Muon's one of the layers' matrices; averaged weights."""
     model = config.model
     matrices = model.n_layers * model.layer_matrices if config.optim.optimizer == "muon" else 0
-    return FP32 * (2 * model.parameters - matrices)
+    averages = model.parameters if config.optim.ema_decay else 0
+    return FP32 * (2 * model.parameters - matrices + averages)
 
 
 def keeps_scores(config: TrialConfig, capability: Capability) -> bool:
@@ -120,7 +121,10 @@ def _layer(config: TrialConfig, in_blocks: bool, device: str, capability: Capabi
     model, each = config.model, _bytes_each(config)
     kept = FP32 * 2 * model.d_model + _more_of_norms(config, device)
     d_qkv = model.d_qkv if in_blocks else 3 * model.d_model
-    kept += each * (3 * model.d_model + d_qkv + FEED_FORWARDS[model.feed_forward].kept * model.d_ff)
+    of_feed_forward = model.d_model + FEED_FORWARDS[model.feed_forward].kept * model.d_ff
+    kept += each * (2 * model.d_model + d_qkv + of_feed_forward)
+    if model.feed_forward == "moe":
+        kept += _more_of_experts(config, device)
     if not in_blocks:
         kept += FP32 * model.n_heads
         if model.positions != "none":
@@ -150,6 +154,23 @@ def _more_of_norms(config: TrialConfig, device: str) -> int:
         kept += FP32 * d_qk if wide else each * model.d_qkv
         kept += FP32 * (model.n_heads + model.kv_heads)
     return kept
+
+
+def _more_of_experts(config: TrialConfig, device: str) -> int:
+    """Bytes a token that a layer of experts keeps beside one feed-forward's.
+
+    On a CPU each active expert has its own input and output, D each; and what a feed-forward keeps,
+    as on a GPU all experts have, with the weighted hidden numbers. The router: its input in fp32,
+    probabilities, twice an expert, and their indices and weights.
+    """
+    model, each = config.model, _bytes_each(config)
+    hidden = FEED_FORWARDS[model.feed_forward].kept * model.d_ff
+    router = (FP32 * model.d_model if each < FP32 else 0) + 2 * FP32 * model.n_experts
+    if device == "cuda":
+        return router + each * ((model.n_experts - 1) * hidden + model.n_experts * model.d_ff)
+    own_input = 0 if each == FP32 else -each * model.d_model
+    places = model.active_experts * (each * (2 * model.d_model + hidden) + 3 * 8)
+    return router + places - each * hidden + own_input
 
 
 def _turned(config: TrialConfig) -> int:
@@ -189,7 +210,7 @@ def _loss(config: TrialConfig, device: str, capability: Capability) -> int:
 
 def _in_evaluation(config: TrialConfig) -> dict[str, int]:
     """Copies of all weights in half precision; a block of logits, that in fp32 where it is not, and
-    its probabilities.
+    its probabilities; the averaged weights that are evaluated.
     """
     blocks_in_fp32 = 1 if config.precision == "fp32" else 2
     each = _bytes_each(config) + blocks_in_fp32 * FP32
@@ -197,6 +218,7 @@ def _in_evaluation(config: TrialConfig) -> dict[str, int]:
     return {
         "weight copies": _weight_copies(config) + _embedding_copy(config),
         "metrics": block,
+        "averages": FP32 * config.model.parameters if config.optim.ema_decay else 0,
     }
 
 

@@ -5,7 +5,8 @@ waits for the device, but a GPU's first step; what does not fit there raises tor
 """
 
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from quarterhour.model.optim import build_optimizer
 from quarterhour.search_spaces.point import TrialConfig
 from quarterhour.tune.training.capture import CapturedStep, on_side_stream
 
+# Public under no other names.
+lerp_, divide, copy_ = (getattr(torch, f"_foreach_{name}") for name in ("lerp_", "div", "copy_"))
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 DROPOUT_STREAM = 2  # of a seed's streams of random numbers; data.batches has the others
 
@@ -35,6 +38,8 @@ class Trainer:
         self.model = Decoder(config.model, config.seed).to(device)
         self.optimizer = build_optimizer(self.model, config.optim)
         self.scaler = self._fresh_scaler()
+        averaged = self.model.parameters() if config.optim.ema_decay else ()
+        self._averages = [torch.zeros_like(p, requires_grad=False) for p in averaged]
         self.step = 0
         self.layer_grad_norms = torch.empty(0)
         self.warnings: list[str] = []
@@ -85,14 +90,44 @@ class Trainer:
             loss = mean_cross_entropy(
                 hidden_ND, self.model.head_weight, targets_N, self.config.optim.z_loss
             )
-        self.scaler.scale(loss).backward()
+            total = loss
+            if self.config.model.feed_forward == "moe":
+                total = loss + self.config.optim.balance_loss * self.model.balance_loss()
+        self.scaler.scale(total).backward()
         self.scaler.unscale_(self.optimizer)
         of_layers = self._layer_grad_norms() if measure_layers else torch.empty(0)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
+        if self._averages:
+            self._average()
         return loss.detach(), norm, of_layers
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        weights = [*self.model.parameters()]
+        lerp_(self._averages, weights, 1 - self.config.optim.ema_decay)
+
+    @contextmanager
+    def averaged(self) -> Generator[None]:
+        """The model with its averaged weights, which must be kept; afterwards with its own.
+
+        The sum begins with zeros, and is divided by what its weights add up to (as the moments of
+        Kingma and Ba 2015, Adam), so that the first steps do not count for more than others.
+        """
+        total = 1 - self.config.optim.ema_decay**self.step
+        own = [parameter.data for parameter in self.model.parameters()]
+        averages = divide(self._averages, total)
+        try:
+            self._put(averages)
+            yield
+        finally:
+            self._put(own)  # in their place, where a replay reads them
+
+    def _put(self, weights: Sequence[Tensor]) -> None:
+        for parameter, weight in zip(self.model.parameters(), weights, strict=True):
+            parameter.data = weight
 
     def _update_on_gpu(self, batch_BT: Tensor) -> tuple[Tensor, ...]:
         """The first update as it is, and then recorded; the others replayed where that worked."""
@@ -171,6 +206,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "averages": self._averages,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -184,6 +220,8 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self._captured = None  # of tensors that the optimizer has replaced
         self.scaler.load_state_dict(state["scaler"])
+        if self._averages:  # a state of an earlier version has none
+            copy_(self._averages, state["averages"])
 
 
 class Stopwatch:

@@ -1,4 +1,4 @@
-"""Compute until the best of the six is beaten: this search, random search, and Ray's own parts.
+"""Compute until the best of the six is beaten: this search, parts of it, and Ray's own parts.
 
 Quick profile, equal token budgets, one trial at a time. Every method searches the same space with
 the same training seed; only its own seed differs. What the six cost, which set the mark, counts for
@@ -29,13 +29,16 @@ from quarterhour.tune.ledger import TrialSpec, prepare_trials
 from quarterhour.tune.places import Resources
 from quarterhour.tune.progress import SearchProgress
 from quarterhour.tune.run_reader import read_rows
+from quarterhour.tune.search import study
 from quarterhour.tune.search.first_points import starting_points
+from quarterhour.tune.search.sampler import SEED_STRIDE, tpe
 from quarterhour.tune.search.settings import Search, SearchRequest, build_search
 from quarterhour.tune.training.trial import Trial
 
 ONE_CORE = Resources(device="cpu", cpus=1, gpus=0, cpus_per_trial=1, gpus_per_trial=0)
 METHODS = {
     "quarterhour search": "ours",
+    "the same with Optuna's TPE alone": "tpe",
     "random search": "random",
     "OptunaSearch + ASHAScheduler": "plain",
 }
@@ -63,12 +66,12 @@ def train_six(folder: Path, tokens: str) -> None:
         print(f"{spec.name:<12} held-out loss {read_rows(spec.folder)[-1]['heldout_loss']:.4f}")
 
 
-def search_ours(folder: Path, tokens: str, seed: int) -> list[TrialSpec]:
+def search_ours(folder: Path, tokens: str, seed: int, method: str = "ours") -> list[TrialSpec]:
     from quarterhour.tune.cluster.searcher import run_search
     from quarterhour.tune.search.limits import Limits
     from quarterhour.tune.search.state import SearchState
 
-    experiment, search = build(folder / f"ours{seed}", tokens, seed)
+    experiment, search = build(folder / f"{method}{seed}", tokens, seed)
     limits = Limits(trials=6 + 2 * WHOLE_TRIALS, hours=None)
     with experiment.opened(), SearchProgress(Console(), limits.trials) as progress:
         first_points = starting_points(search, [])
@@ -77,12 +80,18 @@ def search_ours(folder: Path, tokens: str, seed: int) -> list[TrialSpec]:
     return search.trials()[6:]
 
 
+def search_tpe(folder: Path, tokens: str, seed: int) -> list[TrialSpec]:
+    """Ours, but all is proposed by Optuna's model."""
+    study.sampler = lambda own_seed, number: tpe(own_seed * SEED_STRIDE + number)
+    return search_ours(folder, tokens, seed, "tpe")
+
+
 def search_random(folder: Path, tokens: str, seed: int) -> list[TrialSpec]:
     experiment, search = build(folder / f"random{seed}", tokens, seed)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     with experiment.opened():
         for number in range(WHOLE_TRIALS):
-            spec = search.trial(number, search.config_of(search.space(study.ask())), "random")
+            spec = search.trial(number, search.config_of(search.space(drawn.ask())), "random")
             list(Trial(spec, experiment.tokens, torch.device("cpu")).rows())
     return search.trials()
 
@@ -133,7 +142,7 @@ def point_of(values: dict[str, Any]) -> dict[str, Any]:
     return values | {"model.n_heads": heads, "model.d_ff": 4 * d_model}
 
 
-SEARCHES = {"ours": search_ours, "random": search_random, "plain": search_plain}
+SEARCHES = {"ours": search_ours, "tpe": search_tpe, "random": search_random, "plain": search_plain}
 
 
 def outcome(spec: TrialSpec) -> dict[str, Any]:

@@ -127,11 +127,16 @@ def test_a_path_that_is_no_text_is_refused(option: str, quarterhour: Quarterhour
 
 def test_a_disk_without_room_for_the_output_ends_in_one_line(tmp_path: Path):
     write_grid(tmp_path / "grid")
-    command = [sys.executable, "-m", "quarterhour", "verify", "grid", "--json"]
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
-    assert done.returncode == 1
-    assert done.stderr == "quarterhour: [Errno 28] No space left on device\n"
+    command = [sys.executable, "-m", "quarterhour", "verify", "grid"]
+    for as_json in ([], ["--json"]):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                command + as_json, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+            )
+        assert done.returncode == 1
+        *others, last = done.stderr.splitlines()
+        assert last == "quarterhour: [Errno 28] No space left on device"
+        assert bool(others) == bool(as_json)  # the tables, which are then for people alone
 
 
 def unreachable() -> None:

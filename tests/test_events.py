@@ -112,7 +112,7 @@ def test_nothing_is_logged_twice_but_losses_by_tokens(tmp_path: Path):
     recorder.close()
     tags = events_in(spec.folder).Tags()["scalars"]
     by_tokens = [tag for tag in tags if tag.startswith("loss_by_tokens/")]
-    assert len(by_tokens) == 4
+    assert len(by_tokens) == 5
     others = {STATUS_TAG, MEDIAN_SPEED_TAG}
     assert len(tags) == len(set(tags)) == len(TAGS) + len(LAYERS) + len(by_tokens) + len(others)
 

@@ -26,8 +26,8 @@ class OptimConfig:
     ignore them. With "muon" the layers' matrices have a learning rate and a momentum of their own,
     on the same schedule; the rest has AdamW's. `z_loss` is the weight of the squared logarithm of
     the softmax's denominator, which the reported loss leaves out; so is `balance_loss` that of how
-    unevenly experts are used. With an `ema_decay` above 0 the
-    trial keeps an average of its weights beside them, in which those of a step ago count by it.
+    unevenly experts are used. With an `ema_decay` above 0 the trial keeps an average of its weights
+    beside them, in which those of a step ago count by it.
     """
 
     learning_rate: float

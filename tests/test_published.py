@@ -1,3 +1,4 @@
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from quarterhour.analysis.chapters.paper.published import (
 from quarterhour.analysis.chapters.paper.tables import TABLES
 from quarterhour.analysis.measures import mean_over_seeds, summarise
 from quarterhour.analysis.runs import load_run
+from quarterhour.model.decoder import EXPERTS, DecoderConfig
+from quarterhour.model.optim import OptimConfig
 
 # Cells of the paper that its own recorded data do not give, by what went wrong in the paper.
 FROM_ROUNDED_FIGURES = [
@@ -133,6 +136,9 @@ def test_the_published_summary_has_the_columns_of_a_runs(tmp_path: Path):
         ({"model.d_model": 96, "model.d_ff": 384}, "model size: d_model 96 instead of 384"),
         ({"model.d_ff": 1024}, "model size: d_ff 1024 instead of 1536"),
         ({"model.positions": "rope"}, "positions rope instead of none"),
+        ({"model.feed_forward": "moe"}, "feed_forward moe instead of silu"),
+        ({"model.heads_per_kv": 2}, "heads_per_kv 2 instead of 1"),
+        ({"optim.optimizer": "muon"}, "optimizer muon instead of adamw"),
         ({"optim.learning_rate": 1e-3}, "learning_rate 0.001 instead of 0.0003"),
         ({"precision": "bf16"}, "precision bf16 instead of fp16"),
         ({"data.seq_len": 128}, "seq_len 128 instead of 512"),
@@ -149,6 +155,18 @@ def test_differences_of_a_trial(tmp_path: Path, values: dict[str, Any], reason: 
     write_trial(run, "baseline", [], result=COMPLETE, values=values)
     assert list(differences(load_run(run)).values()) == ([reason] if reason else [])
     assert not differences(load_run(run), "high_lr")
+
+
+def test_every_part_that_changes_a_trial_makes_it_another_than_the_studys():
+    of_another = {"window", "full_every", *EXPERTS, "balance_loss", "ema_decay"}
+    of_another |= {"muon_learning_rate", "muon_momentum"}
+    chosen = {
+        f"{section}.{part.name}": part.default
+        for section, kind in (("model", DecoderConfig), ("optim", OptimConfig))
+        for part in fields(kind)
+        if part.metadata.get("choice") and part.name not in of_another
+    }
+    assert chosen == published._PARTS  # pyright: ignore[reportPrivateUsage]
 
 
 def test_differences_of_a_run(tmp_path: Path):

@@ -53,6 +53,21 @@ _SHARED = {
     "optim.final_lr_fraction": 0.1,
     "precision": "fp16",
 }
+# Parts of decoder and optimizer that the study had no other of. Trials of version 0.1 lack them.
+_PARTS = {
+    "model.rope_base": 1024,
+    "model.attention": "full",
+    "model.soft_cap": 0,
+    "model.heads_per_kv": 1,
+    "model.norm": "rms",
+    "model.norm_place": "pre",
+    "model.qk_norm": "none",
+    "model.feed_forward": "silu",
+    "model.head": "tied",
+    "model.residual_init": "equal",
+    "optim.z_loss": 0,
+    "optim.optimizer": "adamw",
+}
 _SET_BY_PROTOCOL = {"model.positions": "none", "optim.beta2": 0.999, "optim.warmup_fraction": 0.0}
 
 
@@ -135,7 +150,8 @@ def _run_differences(experiment: dict[str, Any]) -> dict[str, str]:
 def _trial_differences(trial: dict[str, Any], study: dict[str, Any]) -> dict[str, str]:
     """Reasons by kind of difference: a smaller model is one reason and not five."""
     reasons: dict[str, str] = {}
-    for path, theirs in study.items():
+    parts = {path: part for path, part in _PARTS.items() if pd.notna(trial.get(path))}
+    for path, theirs in (study | parts).items():
         if trial[path] != theirs:
             reasons.setdefault(*_reason(path, trial[path], theirs))
     steps, stop = trial["budget.steps"], trial["budget.max_steps"]
@@ -154,7 +170,7 @@ def _reason(path: str, ours: Any, theirs: Any) -> tuple[str, str]:
     if field == "steps":
         return field, f"{ours:,.0f} steps instead of {theirs:,}"
     ours, theirs = (value if isinstance(value, str) else f"{value:g}" for value in (ours, theirs))
-    if section == "model" and field not in ("positions", "dropout"):
+    if section == "model" and path not in ("model.positions", "model.dropout", *_PARTS):
         return "model size", f"model size: {field} {ours} instead of {theirs}"
     return field, f"{field} {ours} instead of {theirs}"
 

@@ -58,14 +58,14 @@ def machines() -> Generator[tuple[str, subprocess.Popen[str]]]:
 @pytest.mark.slow
 def test_a_grid_runs_on_a_cluster(machines: tuple[str, subprocess.Popen[str]], tmp_path: Path):
     write_corpus(tmp_path / "tiny.jsonl")
-    command = ["grid", "--max-steps", "3", "--corpus", "tiny.jsonl", "--address", machines[0]]
+    command = ["grid", "--max-steps", "12", "--corpus", "tiny.jsonl", "--address", machines[0]]
     done = subprocess.run(
         [BIN / "quarterhour", *command], cwd=tmp_path, capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "up to 2 at once on 2 machines" in " ".join(done.stdout.split())
     assert "6 of 6 trials complete" in done.stdout
-    folder = tmp_path / "runs/grid-budget.max_steps=3"
+    folder = tmp_path / "runs/grid-budget.max_steps=12"
     rows = [row for trial in folder.glob("*/seed0") for row in read_rows(trial)]
     assert max(row["trials_on_device"] for row in rows) == 2  # which no one of them has room for
     assert not [path for path in (tmp_path / "runs").iterdir() if path.name.startswith(".ray")]

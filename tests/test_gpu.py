@@ -177,9 +177,13 @@ def test_the_host_waits_in_no_step(gpu: Gpu, precision: str, positions: str, dro
     assert trainer.captured
 
 
+@pytest.mark.parametrize("feed_forward", ["swiglu", "moe"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_other_architectures_are_replayed_without_a_wait_and_as_on_a_cpu(gpu: Gpu, precision: str):
-    config = tiny_config(**EVERYTHING, precision=precision, model__positions="rope")
+def test_other_architectures_are_replayed_without_a_wait_and_as_on_a_cpu(
+    gpu: Gpu, precision: str, feed_forward: str
+):
+    of_model = {"model__positions": "rope", "model__feed_forward": feed_forward}
+    config = tiny_config(**EVERYTHING | of_model, precision=precision)
     on_gpu, on_cpu, given = Trainer(config, GPU), Trainer(config, CPU), list(batches(4))
     gpu.waits.clear()
     losses_on_gpu = [on_gpu.train_step(batch)[0] for batch in given]

@@ -150,10 +150,10 @@ def _run_differences(experiment: dict[str, Any]) -> dict[str, str]:
 def _trial_differences(trial: dict[str, Any], study: dict[str, Any]) -> dict[str, str]:
     """Reasons by kind of difference: a smaller model is one reason and not five."""
     reasons: dict[str, str] = {}
-    parts = {path: part for path, part in _PARTS.items() if pd.notna(trial.get(path))}
-    for path, theirs in (study | parts).items():
-        if trial[path] != theirs:
-            reasons.setdefault(*_reason(path, trial[path], theirs))
+    for path, theirs in (study | _PARTS).items():
+        ours: Any = trial.get(path)
+        if ours != theirs and not (path in _PARTS and pd.isna(ours)):
+            reasons.setdefault(*_reason(path, ours, theirs))
     steps, stop = trial["budget.steps"], trial["budget.max_steps"]
     if pd.notna(stop) and stop < steps:
         reasons["number of steps"] = f"stopped after {stop:,.0f} of {steps:,.0f} steps"

@@ -6,7 +6,7 @@ import pytest
 from study_run import write_study_run
 from test_runs import write_experiment
 
-from quarterhour.analysis.chapters.seeds import pairwise, seed_intervals
+from quarterhour.analysis.chapters.seeds import intervals_table, pairwise, seed_intervals
 from quarterhour.analysis.runs import load_run
 
 LAST = {"tokens": 1, "epochs": 3.0, "heldout_bits_per_byte": 2.0}
@@ -34,6 +34,17 @@ def test_every_measure_has_its_interval(tmp_path: Path):
     assert (row["low"], row["high"]) == pytest.approx((4.1 - half, 4.1 + half), rel=1e-4)
     assert table.loc["tokens_per_second", "mean"] == pytest.approx(64.51 * 4096, rel=1e-3)
     assert table["remark"].to_list() == [""] * 6
+
+
+def test_the_figures_of_a_measure_have_equal_decimals(tmp_path: Path):
+    change = heldout(baseline=[4.0, 4.1, 4.2], high_lr=[3.0, 3.5, 4.0])
+    names = ["baseline", "high_lr"]
+    run = load_run(write_study_run(tmp_path / "run", seeds=3, names=names, change=change))
+    cells = intervals_table(run).cells
+    for measure, own in cells.groupby("measure"):
+        figures = own[["mean", "low", "high"]].to_numpy().ravel()
+        assert len({len(figure.partition(".")[2]) for figure in figures}) == 1, measure
+    assert "4.100" in set(cells["mean"])
 
 
 def test_one_seed_has_no_interval_and_shared_throughput_is_marked(tmp_path: Path):

@@ -62,9 +62,12 @@ def _certainty(run: Run) -> str:
     best = [*losses.mean().sort_values().index[:2]]
     tied = {*best} in [{row.one, row.other} for row in ties.itertuples()]
     tie = f" The best two, {' and '.join(best)}, are among the ties." * tied
+    test = "(Welch's test, Holm's correction for all pairs)"
+    if len(told) == len(pairs):
+        return f"All {len(pairs)} pairs differ by more than seed noise {test}."
     return (
         f"Of {len(pairs)} pairs, {len(told)} differ by more than seed noise and {len(ties)} tie"
-        f" (Welch's test, Holm's correction for all pairs).{tie}"
+        f" {test}.{tie}"
     )
 
 

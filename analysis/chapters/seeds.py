@@ -77,6 +77,10 @@ def intervals_table(run: Run) -> Table:
     labels |= {name: column.header for name, column in TABLE_COLUMNS.items()}
     labels["top5_accuracy"] = TABLE_COLUMNS["final_top5"].header
     cells = formats.texts(table.assign(measure=table["measure"].replace(labels)))
+    bounds = ["mean", "low", "high"]
+    for _, of_measure in table.groupby("measure"):  # whose figures have equal decimals
+        figures = formats.texts(pd.DataFrame({"": of_measure[bounds].to_numpy().ravel()}))
+        cells.loc[of_measure.index, bounds] = figures.to_numpy().reshape(-1, len(bounds))
     return Table(frame=table, cells=cells)
 
 

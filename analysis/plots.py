@@ -35,6 +35,7 @@ STYLE: Any = {
     "axes.spines.right": False,
     "grid.alpha": 0.25,
     "font.size": 10,
+    "text.hinting": "none",  # widths that grow with the resolution, as the layout takes them
     "text.parse_math": False,  # a name with a dollar sign is no formula
     "svg.hashsalt": "quarterhour",  # equal figures are equal files
     "svg.fonttype": "path",  # text as outlines looks the same wherever it is opened

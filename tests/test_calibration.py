@@ -8,7 +8,12 @@ import pytest
 from study_run import write_study_run
 from test_runs import COMPLETE, write_experiment, write_trial
 
-from quarterhour.analysis.chapters.calibration import calibration, correlations, reliability
+from quarterhour.analysis.chapters.calibration import (
+    calibration,
+    correlations,
+    reliability,
+    reliability_diagram,
+)
 from quarterhour.analysis.runs import load_run
 
 EARLIER = {"step": 1, "eval_calibration": [[8, 0, 0], [8, 0, 0], [8, 0, 0]]}
@@ -55,6 +60,15 @@ def test_an_empty_bin_has_no_accuracy(tmp_path: Path):
     diagram = reliability(load_run(run_with(tmp_path / "run", BINS)))
     assert diagram["accuracy"].isna().to_list() == [False, True, False]
     assert diagram["tokens"].to_list() == [4, 0, 6]
+
+
+def test_bins_of_few_tokens_are_not_drawn(tmp_path: Path):
+    run = load_run(run_with(tmp_path / "run", [[99, 100, 500], [20, 50, 450], [20, 50, 400]]))
+    figure = reliability_diagram(run)
+    assert figure
+    (dots,) = figure.axes[0].collections
+    assert np.asarray(dots.get_offsets()) == pytest.approx(np.array([[0.5, 0.5], [0.9, 0.8]]))
+    assert reliability(run)["tokens"].to_list() == [99, 100, 500]
 
 
 def test_runs_without_the_counts_have_empty_tables(tmp_path: Path):

@@ -101,3 +101,18 @@ def test_a_law_is_drawn_where_it_was_fitted(tmp_path: Path):
     assert ends == pytest.approx([1e6, 1e7, 1e8, 1e9])
     assert [str(line.get_label()).split(":")[0] for line in laws] == ["small", "large"]
     assert len({line.get_linestyle() for line in laws}) == 2
+
+
+def test_what_a_run_has_adopted_from_another_counts_once(tmp_path: Path):
+    row = {"step": 9, "tokens": 1e6, "flops": 6e9, "heldout_loss": 3.0}
+    first, second = (write_experiment(tmp_path / name, ["a", "b"]) for name in ("one", "two"))
+    write_trial(first, "a", [row], result=COMPLETE, key="known")
+    copy = COMPLETE | {"adopted_from": "one/a/seed0"}
+    write_trial(second, "a", [row], result=copy, key="known")
+    write_trial(second, "b", [row], result=COMPLETE, key="new")
+    runs = [load_run(second), load_run(first)]
+    assert points(runs)[["run", "configuration"]].to_numpy().tolist() == [
+        ["one", "a"],
+        ["two", "b"],
+    ]
+    assert len(points(runs[:1])) == 2  # where the other run is not compared, the copy counts

@@ -1,6 +1,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 from made_up import write_search
 
 from quarterhour.analysis.chapters.run import provenance
@@ -15,6 +16,21 @@ def test_one_fresh_seed_judges_nothing(tmp_path: Path):
     assert len(compared)
     assert set(compared["verdict"]) == {"one seed: cannot be judged"}
     assert compared["low"].isna().all()
+
+
+def test_what_only_the_interval_of_its_own_pair_tells_from_noise_is_borderline(tmp_path: Path):
+    results = search_results(load_run(write_search(tmp_path / "run", 8, fresh=True)))
+    of_six = str(results.best_of_reference()["configuration"])  # pyright: ignore
+    # Of three seeds 0.1 apart: Welch's interval of a pair is ± 0.227, that of all three ± 0.323.
+    less = {of_six: 0.0, "0006": -0.1, "0007": -0.28, "0008": -0.5}
+    rows = [
+        {"configuration": name, "status": "COMPLETE", results.objective: 4 + off + 0.1 * seed}
+        for name, off in less.items()
+        for seed in range(3)
+    ]
+    compared = seed_comparison(replace(results, fresh=pd.DataFrame(rows))).set_index("trial")
+    verdicts = compared["verdict"].dropna().to_dict()
+    assert verdicts == {"0006": "within seed noise", "0007": "borderline", "0008": "better"}
 
 
 def test_the_speed_of_a_trial_is_the_median_of_its_windows(tmp_path: Path):

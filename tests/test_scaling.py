@@ -31,10 +31,7 @@ def test_the_law_that_made_the_points_is_found(tmp_path: Path):
     found = table.loc["parameters"]
     assert found[[*LAW]].to_list() == pytest.approx([E, A, ALPHA], rel=1e-3)
     assert (found["points"], found["reason"]) == (7, "")
-    assert (
-        table.loc["tokens", "reason"]
-        == "1 points differ in size or budget alone: a fit needs at least 5"
-    )
+    assert table.loc["tokens", "reason"] == "fewer than 5 points differ in size or budget alone: 1"
     assert table.loc["tokens", list(LAW)].isna().all()
 
 

@@ -23,7 +23,7 @@ from quarterhour.tune.run_folder import COLUMNS, HELDOUT_LOSS, TRIAL
 AXES = ("parameters", "tokens", "flops")
 LAW = ("offset", "factor", "exponent")  # E, A and alpha of L = E + A · x^-alpha
 MIN_POINTS = len(LAW) + 2
-TOO_FEW = f"{{}} points differ in size or budget alone: a fit needs at least {MIN_POINTS}"
+TOO_FEW = f"fewer than {MIN_POINTS} points differ in size or budget alone: {{}}"
 SAME = 0.02  # costs that differ by a smaller share are one: budgets are equal to a step
 RESAMPLES = 200
 SEED = 0

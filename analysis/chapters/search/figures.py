@@ -131,12 +131,15 @@ def slices(run: Run) -> Figure | None:
     for axes, (path, kind) in zip(figure.axes, ranges.items(), strict=False):
         values = complete[path]
         if hasattr(kind, "choices"):
-            values = values.astype(str)
+            values = values.astype(str).str.replace("-", "-\n")
+            axes.tick_params("x", labelsize="x-small")
         axes.scatter(values, complete[results.objective], c=order.to_rgba(number), s=16)
         axes.set(xlabel=path)
         if getattr(kind, "log", False):
             plots.plain_log(axes.xaxis)
             axes.xaxis.set_minor_locator(LogLocator(subs=(3,)))  # there is no room for more labels
+        elif isinstance(getattr(kind, "step", None), int):
+            axes.locator_params("x", integer=True)
     for axes in figure.axes[len(ranges) :]:
         axes.remove()
     figure.colorbar(order, ax=figure.axes, label="trial", pad=0.01)

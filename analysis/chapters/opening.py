@@ -23,10 +23,10 @@ def sentences(run: Run) -> list[str]:
 
 def _of_configurations(run: Run) -> list[str]:
     table: Any = equal_cost.equal_cost(run)
-    ranked = table.loc[table["rank"].notna()]
-    if ranked["configuration"].nunique() < 2:
+    ranked = table.loc[table["rank"].notna()].groupby("view", sort=False)
+    views = [(view, own.to_dict("records")) for view, own in ranked if len(own) > 1]
+    if not views:
         return []
-    views = [(view, own.to_dict("records")) for view, own in ranked.groupby("view", sort=False)]
     # First what was really run at equal cost, rather than read off curves.
     run_first = min(views, key=lambda view: sum(row["interpolated"] for row in view[1]))
     views.insert(0, views.pop(views.index(run_first)))

@@ -201,12 +201,13 @@ def test_a_diverged_trial_is_told_with_its_reason_and_exit_code_1(
     assert "FAILED baseline seed 0: train_loss is nan after" in " ".join(output.split())
 
 
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
 def test_a_stop_that_python_drops_comes_again(
-    quarterhour: Quarterhour, monkeypatch: pytest.MonkeyPatch
+    stop: type[BaseException], quarterhour: Quarterhour, monkeypatch: pytest.MonkeyPatch
 ):
     class Unlucky:
         def __del__(self) -> None:
-            signal.raise_signal(signal.SIGTERM)
+            raise stop
 
     def load(_: Any) -> None:
         Unlucky()

@@ -88,9 +88,9 @@ def test_a_grid_prints_the_tables_and_the_second_start_trains_nothing(tmp_path: 
 @pytest.mark.slow
 def test_a_stopped_grid_goes_on_and_leaves_no_process_behind(tmp_path: Path):
     write_corpus(tmp_path / "tiny.jsonl")
-    command = ["grid", "--max-steps", "24", "--corpus", "tiny.jsonl"]
+    command = ["grid", "--max-steps", "40", "--corpus", "tiny.jsonl"]
     first = quarterhour(tmp_path, *command)
-    trial = tmp_path / "runs/grid-budget.max_steps=24/baseline/seed0"
+    trial = tmp_path / "runs/grid-budget.max_steps=40/baseline/seed0"
     while not read_rows(trial):
         assert first.poll() is None, first.communicate()
         time.sleep(0.05)

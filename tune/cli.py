@@ -44,11 +44,14 @@ for group in (train, use, tensorboard, doctor, search, analysis):
 
 @contextmanager
 def _no_stop_lost() -> Generator[None]:
-    """Python drops what is raised in a finalizer or around a fork: a stop there comes again."""
+    """Python drops what is raised in a finalizer or around a fork: a stop there comes again.
+
+    While Ray starts, its own handler of SIGTERM raises SystemExit.
+    """
     before = sys.unraisablehook
 
     def again(dropped: Any) -> None:
-        if dropped.exc_type is KeyboardInterrupt:
+        if dropped.exc_type in (KeyboardInterrupt, SystemExit):
             threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGTERM)).start()
         else:
             before(dropped)

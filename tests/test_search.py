@@ -29,6 +29,12 @@ def words(text: str) -> str:
     return " ".join(text.split())
 
 
+def any_trial_has_just_begun(run: Path) -> bool:
+    """Whether one has a row, and most of its 16 steps before it."""
+    unended = (path for path in run.glob("[0-9]*") if not (path / "result.json").exists())
+    return any(0 < len(read_rows(path)) < 3 for path in unended)
+
+
 @pytest.mark.slow
 def test_a_search_is_stopped_steered_and_goes_on_to_its_end(tmp_path: Path):
     write_corpus(tmp_path / "tiny.jsonl")
@@ -42,6 +48,9 @@ def test_a_search_is_stopped_steered_and_goes_on_to_its_end(tmp_path: Path):
     assert enqueue.communicate()[1] == ""
     status = quarterhour(tmp_path, "status", "runs/mine")
     assert f"running, process {first.pid}" in status.communicate()[0]
+    while not any_trial_has_just_begun(run):
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.01)
     first.send_signal(signal.SIGTERM)
     output, _ = first.communicate(timeout=30)
     assert first.returncode == 130

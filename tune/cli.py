@@ -1,11 +1,9 @@
 """The command line's entry point: all commands, and one line for bad input."""
 
 import io
-import os
 import re
 import signal
 import sys
-import threading
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import Any
@@ -16,6 +14,8 @@ from typer.core import TyperGroup
 from quarterhour.tune.commands import analysis, doctor, search, tensorboard, train, use
 from quarterhour.tune.commands.answer import Answer, EndedError
 from quarterhour.tune.foreign import plain
+
+STOP_AGAIN_SECONDS = 0.1  # long enough for the hook to return on a busy machine
 
 
 class Commands(TyperGroup):
@@ -46,16 +46,18 @@ for group in (train, use, tensorboard, doctor, search, analysis):
 def _no_stop_lost() -> Generator[None]:
     """Python drops what is raised in a finalizer or around a fork: a stop there comes again.
 
-    While Ray starts, its own handler of SIGTERM raises SystemExit.
+    While Ray starts, its own handler of SIGTERM raises SystemExit. The stop comes again by an
+    alarm, which starts no thread: a stop that came back while one starts would be dropped too.
     """
     before = sys.unraisablehook
 
     def again(dropped: Any) -> None:
         if dropped.exc_type in (KeyboardInterrupt, SystemExit):
-            threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            signal.setitimer(signal.ITIMER_REAL, STOP_AGAIN_SECONDS)
         else:
             before(dropped)
 
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
     sys.unraisablehook = again
     try:
         yield

@@ -194,7 +194,7 @@ def seed_table(results: SearchResults) -> RenderableType | None:
 def spent_text(results: SearchResults) -> str:
     """`spent` as a sentence."""
     steps, tokens, flops, seconds = search.spent(results)
-    fresh = len(results.fresh)
+    fresh = len(results.fresh.loc[results.fresh["adopted_from"].isna()])
     included = f", {counted(fresh, 'trial')} with fresh seeds included" if fresh else ""
     return (
         f"spent {steps:,.0f} steps, {tokens:,.0f} tokens, {flops:.3g} FLOPs,"

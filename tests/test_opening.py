@@ -24,7 +24,9 @@ def test_a_grid_of_one_seed_says_who_is_best_and_what_cannot_be_told(tmp_path: P
 
 def test_several_seeds_tell_what_is_more_than_noise(tmp_path: Path):
     said = " ".join(sentences(load_run(write_grid(tmp_path / "grid", seeds=3))))
-    assert "All 15 pairs differ by more than seed noise (Welch's test, Holm's" in said
+    assert (
+        "At equal steps, all 15 pairs differ by more than seed noise (Welch's test, Holm's" in said
+    )
     quick = write_grid(tmp_path / "quick", seeds=3, data={"tokenizer": "builtin"})
     said = sentences(load_run(quick))
     assert said[-1] == "Not comparable with the published study: other tokenizer."
@@ -35,7 +37,7 @@ def test_a_search_says_its_best_against_the_best_of_the_six(tmp_path: Path):
     run = load_run(write_search(tmp_path / "search", 12, fresh=True))
     best, fresh, decides, trials = sentences(run)
     assert best.startswith("The best of 11 complete trials, each of 2,000 steps, is 0")
-    assert "With up to 3 fresh seeds each, less the best of the six: " in fresh
+    assert "With up to 3 fresh seeds each, difference from the best of the six: " in fresh
     assert "(Welch's intervals, 95 % for all comparisons together (Bonferroni))" in fresh
     assert "The best of the six was itself chosen by one seed" in fresh
     assert "cannot be told from 5 complete proposals: at least 20 are needed" in decides

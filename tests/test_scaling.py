@@ -55,6 +55,13 @@ def test_the_best_at_each_size_counts_and_budgets_equal_to_a_step_are_one(tmp_pa
     assert both["points"] == 7
     assert both[[*LAW]].to_list() == pytest.approx([E, A, ALPHA], rel=1e-3)
     assert len(points([best, worse])) == 14
+    assert set(points([best, worse])["settings"]) == {1}, "all differ in size alone"
+
+
+def test_a_figure_without_a_law_says_why(tmp_path: Path):
+    few = run_of(tmp_path / "few", np.geomspace(1e6, 1e7, 3), np.array([3.0, 2.5, 2.2]))
+    title = drawn(scaling_laws([few])).axes[0].get_title()
+    assert " ".join(title.split()).startswith("no fit: fewer than 5 points differ in size or")
 
 
 def test_other_data_are_another_fit(tmp_path: Path):

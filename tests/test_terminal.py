@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from quarterhour.analysis.terminal import (
     comparison_table,
     orderings_table,
     seed_table,
+    spent_text,
 )
 from quarterhour.tune.cli import main
 from quarterhour.tune.commands.console import PlainConsole
@@ -90,6 +92,9 @@ def test_what_a_search_has_come_to_is_said_first_and_its_settings_in_their_order
     (spent,) = (line for line in lines if line.startswith("spent "))
     assert spent.endswith(" device-seconds of training, 9 trials with fresh seeds included")
     assert len(spent) > 80
+    results = search_results(load_run(search))
+    adopted = replace(results, fresh=results.fresh.assign(adopted_from="runs/other"))
+    assert spent_text(adopted).endswith(" device-seconds of training")
 
 
 def test_a_run_against_the_study_begins_with_the_counts(

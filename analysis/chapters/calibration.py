@@ -79,9 +79,10 @@ def reliability_diagram(run: Run) -> Figure | None:
 
 def correlations(run: Run) -> pd.DataFrame:
     """The correlations that the study quotes, over this run's `n` configurations: Pearson's, of
-    means over seeds, with Fisher's 95 % interval. Those of the study's recorded data stand beside
-    them (`published_…`), if it has any of the configurations. `not_comparable` says how the run
-    differs from the study."""
+    means over seeds, with Fisher's 95 % interval. `train_loss_last` is of the last step;
+    `confidence` and `final_top5` (top-5 accuracy) are of the training batch at the last evaluation
+    that the study makes. Those of the study's recorded data stand beside them (`published_…`), if
+    it has any of the configurations. `not_comparable` says how the run differs from the study."""
     rows: list[dict[str, Any]] = []
     sides = [("", mean_over_seeds(summarise(run)))]
     sides += [("published_", published.summary())] * published.has_studied(run)

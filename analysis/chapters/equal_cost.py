@@ -81,10 +81,10 @@ def _cell(row: dict[str, Any]) -> str:
 
 
 def equal_cost_losses(run: Run) -> Figure | None:
-    """Held-out loss of the configurations at equal steps, tokens, FLOPs and device-seconds.
+    """Held-out loss of the configurations at equal steps, tokens and FLOPs, and at equal seconds on
+    the device if no trials shared it.
 
-    Numbers are ranks. A hollow dot is read off a curve in the middle of its schedule. Seconds on a
-    shared device are left out.
+    Numbers are ranks. A hollow dot is read off a curve in the middle of its schedule.
     """
     table = equal_cost(run)
     ranked: Any = table.loc[table["rank"].notna()]

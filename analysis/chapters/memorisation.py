@@ -17,7 +17,7 @@ _FINAL = ["step", "epochs", TRAIN_LOSS, EVAL_LOSS, HELDOUT_LOSS, "heldout_bits_p
 _PANELS = (
     Panel(column=EVAL_LOSS),
     Panel(column=HELDOUT_LOSS),
-    Panel(column="gap", label="gap: held-out - leaky (nats)"),
+    Panel(column="gap", label="gap: held-out - leaky (nats)", signed=True),
 )
 
 
@@ -26,7 +26,8 @@ def memorisation(run: Run) -> pd.DataFrame:
 
     `epochs` counts passes over the corpus. Losses are in nats a token: `train_loss` is of the last
     window of steps, `eval_loss` is on the reference's validation windows, which overlap training,
-    and `heldout_loss` is on documents never trained on. `gap` is held-out less eval loss, with its
+    at the last step (Table 8's is of the study's last evaluation, which comes before it), and
+    `heldout_loss` is on documents never trained on. `gap` is held-out less eval loss, with its
     95 % interval `gap_low` to `gap_high`. `heldout_bits_per_byte` does not depend on the tokenizer.
     """
     final = final_rows(run, _FINAL)
@@ -48,7 +49,8 @@ def gap_over_time(run: Run) -> pd.DataFrame:
 
 
 def memorisation_gap(run: Run) -> Figure | None:
-    """Loss on the study's validation windows, which overlap training; on unseen documents; the gap.
+    """Loss on the study's validation windows, which overlap training ("leaky"); on unseen
+    documents; the gap.
 
     A rising gap is training text learned by heart.
     """

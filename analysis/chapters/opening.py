@@ -64,10 +64,10 @@ def _certainty(run: Run) -> str:
     tie = f" The best two, {' and '.join(best)}, are among the ties." * tied
     test = "(Welch's test, Holm's correction for all pairs)"
     if len(told) == len(pairs):
-        return f"All {len(pairs)} pairs differ by more than seed noise {test}."
+        return f"At equal steps, all {len(pairs)} pairs differ by more than seed noise {test}."
     return (
-        f"Of {len(pairs)} pairs, {len(told)} differ by more than seed noise and {len(ties)} tie"
-        f" {test}.{tie}"
+        f"At equal steps, {len(told)} of {len(pairs)} pairs differ by more than seed noise and"
+        f" {len(ties)} tie {test}.{tie}"
     )
 
 
@@ -137,7 +137,7 @@ def _confirmed(run: Run) -> list[str]:
     if not said:
         return ["The best of the six is the best of all, and no other trial has fresh seeds."]
     return [
-        f"With up to {compared['n'].max()} fresh seeds each, less the best of the six:"
+        f"With up to {compared['n'].max()} fresh seeds each, difference from the best of the six:"
         f" {'; '.join(said)} ({search.CORRECTION}). {search.CHOSEN}."
     ]
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import cache
 from itertools import cycle
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ AXES = ("parameters", "tokens", "flops")
 LAW = ("offset", "factor", "exponent")  # E, A and alpha of L = E + A · x^-alpha
 MIN_POINTS = len(LAW) + 2
 TOO_FEW = f"fewer than {MIN_POINTS} points differ in size or budget alone: {{}}"
+NOT_OF_SIX = "not of the six"
 SAME = 0.02  # costs that differ by a smaller share are one: budgets are equal to a step
 RESAMPLES = 200
 SEED = 0
@@ -36,7 +38,8 @@ _LOOKS = (("o", "-"), ("s", "--"), ("D", "-."), ("^", ":"))  # of data, in turn
 def points(runs: Sequence[Run]) -> pd.DataFrame:
     """Each complete configuration of each run: `data` (the fingerprint), `n` seeds, and the means
     over these of `parameters`, `tokens` and `flops` of training, and `heldout_loss`. What a run has
-    adopted from another of them counts once. `settings` are those that are neither size nor budget.
+    adopted from another of them counts once. Configurations with the same number of `settings`
+    differ in size or budget alone.
     """
     known: set[Any] = set()
     tables = [pd.DataFrame(columns=["data", "settings"])]
@@ -44,7 +47,8 @@ def points(runs: Sequence[Run]) -> pd.DataFrame:
         copies = run.trials["adopted_from"].notna() & run.trials["key"].isin([*known])
         known |= {*run.trials["key"]}
         tables.append(_points(run, run.trials.loc[copies, TRIAL]))
-    return pd.concat(tables, ignore_index=True)
+    table = pd.concat(tables, ignore_index=True)
+    return table.assign(settings=pd.factorize(table["settings"])[0] + 1)
 
 
 def _points(run: Run, copies: pd.DataFrame) -> pd.DataFrame:
@@ -159,16 +163,16 @@ def scaling_laws(runs: Sequence[Run]) -> Figure | None:
     measured: Any = points(runs)
     if measured.empty:
         return None
-    named = plots.COLOURS | {"another": plots.PROPOSED_COLOUR}
-    shown_as = measured["configuration"].where(measured["configuration"].isin(SIX), "another")
+    named = plots.COLOURS | {NOT_OF_SIX: plots.PROPOSED_COLOUR}
+    shown_as = measured["configuration"].where(measured["configuration"].isin(SIX), NOT_OF_SIX)
     figure, (first, *_) = plots.figure_and_axes((11, 4.2), 1, len(AXES))
     for name in shown_as.unique():
         first.plot([], [], "o", color=named[name], label=name)
     plots.add_legend(figure, first)
     laws: Any = fits(runs)
     for axes, axis in zip(figure.axes, AXES, strict=True):
-        found = laws.loc[laws["axis"].eq(axis) & laws["reason"].eq("")]
-        _draw_points_and_laws(axes, axis, measured.assign(colour=shown_as.map(named)), found)
+        of_axis = laws.loc[laws["axis"].eq(axis)]
+        _draw_points_and_laws(axes, axis, measured.assign(colour=shown_as.map(named)), of_axis)
         axes.set(xlabel=axis, ylabel=COLUMNS[HELDOUT_LOSS].header)
         plots.plain_log(axes.xaxis)
     return figure
@@ -180,12 +184,13 @@ def _draw_points_and_laws(axes: Axes, axis: str, measured: pd.DataFrame, laws: A
     for (data, own), (marker, style) in zip(by_data, cycle(_LOOKS), strict=False):
         axes.scatter(own[axis], own[HELDOUT_LOSS], 25, own["colour"], marker=marker)
         which = f"{', '.join(own['run'].unique())}: " if by_data.ngroups > 1 else ""
-        for row in laws.loc[laws["data"] == data].to_dict("records"):
+        for row in laws.loc[laws["data"].eq(data) & laws["reason"].eq("")].to_dict("records"):
             lines.append(_law(axes, own[axis], row, style, which))
     if lines:
         axes.legend(handles=lines, frameon=False)
     else:
-        axes.set_title("no fit", color=plots.NOTE_COLOUR, fontsize="medium")
+        why = f"no fit: {'; '.join(laws['reason'].unique())}"
+        axes.set_title(fill(why, 44), color=plots.NOTE_COLOUR, fontsize="small")
 
 
 def _law(axes: Axes, x: pd.Series, row: dict[str, Any], style: str, which: str) -> Line2D:

@@ -32,18 +32,20 @@ _POINTS = 20  # of the study's training-loss figure: every 100th of 2,000 steps
 class Panel(NamedTuple):
     """One pair of axes of a figure of curves: a column of the rows by optimizer steps.
 
-    Without a `label` it has that of the column.
+    Without a `label` it has that of the column. A `signed` measure can be negative; the bands of
+    the others end at zero.
     """
 
     column: str
     label: str = ""
     log: bool = False
+    signed: bool = False
 
 
 TRAINING_PANELS = (
     Panel(column=TRAIN_LOSS),
     Panel(column="learning_rate"),
-    Panel(column="grad_norm"),
+    Panel(column="grad_norm", log=True),
     Panel(column="step_seconds"),
     Panel(column="train_batch_accuracy"),
     Panel(column="train_batch_perplexity", log=True),
@@ -103,7 +105,8 @@ def throughput(run: Run) -> Figure | None:
 
 
 def convergence(run: Run) -> Figure | None:
-    """How far the training loss fell from the first quarter of the steps to the last."""
+    """How far the training loss fell from the first quarter of the steps to the last: more is a
+    longer fall, not a lower loss."""
     return _dots(run, {"improvement": "(early - late) ÷ early training loss"})
 
 
@@ -163,7 +166,8 @@ def _by_colour(run: Run, means: Any) -> Iterator[tuple[str, str, Any]]:
 def _draw_panel(axes: Axes, run: Run, recorded: pd.DataFrame, panel: Panel) -> None:
     recorded = recorded.reindex(columns=["configuration", "step", panel.column]).dropna()
     for name, colour, means in _by_colour(run, over_seeds(run, panel.column)):
-        _draw_curve(axes, means, colour, name)
+        low = means["low"] if panel.signed else means["low"].clip(lower=0)
+        _draw_curve(axes, means.assign(low=low), colour, name)
         theirs = recorded.loc[recorded["configuration"] == name].set_index("step")
         if len(theirs) and not published.differences(run, name):
             axes.plot(theirs[panel.column], "--", color=colour, linewidth=1)

@@ -27,7 +27,8 @@ def top5(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def sequence_length(rows: pd.DataFrame) -> pd.DataFrame:
-    """Table 4: short_seq against baseline; memory is the measured peak in GB of 10^9 bytes."""
+    """Table 4: short_seq against baseline; memory is the measured peak in GB of 10^9 bytes. Speeds
+    are from the mean time of a step, as in the study; elsewhere they are medians over windows."""
     rows = rows.loc[rows.index.isin(["short_seq", "baseline"], level="configuration")]
     rows = rows.sort_values("seq_len", kind="stable")
     memory = (rows["peak_memory_bytes"] / 1e9).map("{:.2f} GB".format, na_action="ignore")
@@ -57,14 +58,16 @@ def normalized(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def efficiency(rows: pd.DataFrame) -> pd.DataFrame:
-    """Table 7: steps per second, the fastest first among trials that share a device equally."""
+    """Table 7: steps per second. Trials with fewer others on their device come first, and of those
+    that shared it with as many, the fastest."""
     columns = ["steps_per_second", "step_time_mean_s", "step_time_std_s", "trials_on_device"]
     order = ["trials_on_device", "steps_per_second"]
     return rows.sort_values(order, ascending=[True, False], kind="stable").loc[:, columns]
 
 
 def validation(rows: pd.DataFrame) -> pd.DataFrame:
-    """Table 8: loss, accuracy and perplexity on validation windows, which overlap training."""
+    """Table 8: loss, accuracy and perplexity on validation windows, which overlap training, at the
+    first step and at the last evaluation that the study makes, which is before the last step."""
     columns = ["initial_val_loss", "study_eval_loss", "val_accuracy", "val_perplexity"]
     table = rows.loc[:, columns].rename(columns={"study_eval_loss": "final_val_loss"})
     return table.sort_values("final_val_loss", kind="stable")

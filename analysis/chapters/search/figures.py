@@ -95,7 +95,7 @@ def learning_curves(run: Run) -> Figure | None:
 
 def parallel_coordinates(run: Run) -> Figure | None:
     """The settings of the complete trials as lines, coloured by objective, the better on top; the
-    best is dashed in red. At the ends of an axis are the bounds of its range."""
+    best is dashed, with dots. At the ends of an axis are the bounds of its range."""
     results, ranges = search_results(run), parameters(run)
     ranked = results.measured()
     if len(ranked) < 2 or not ranges:
@@ -119,7 +119,7 @@ def parallel_coordinates(run: Run) -> Figure | None:
 
 
 def slices(run: Run) -> Figure | None:
-    """The objective against each setting, one dot a complete trial, later ones darker."""
+    """The objective against each setting, one dot a complete trial, coloured by its number."""
     results, ranges = search_results(run), parameters(run)
     complete = results.measured()
     if complete.empty or not ranges:
@@ -168,7 +168,7 @@ def pareto_front(run: Run) -> Figure | None:
 def fresh_seeds(run: Run) -> Figure | None:
     """How the best trials differ from the best of the six, with seeds that the search had not used.
 
-    Small dots are seeds, less the mean of the best of the six.
+    Small dots are seeds: each one's difference from the mean of the best of the six.
     """
     results = search_results(run)
     compared: Any = seed_comparison(results)
@@ -186,7 +186,7 @@ def fresh_seeds(run: Run) -> Figure | None:
         seeds = fresh.loc[fresh["configuration"] == name, results.objective] - reference
         colour = COLOURS.get(str(origins[name]), PROPOSED_COLOUR)
         axes.plot(seeds, [place + 0.18] * len(seeds), "o", color=colour, alpha=0.7, markersize=4)
-    axes.set(xlabel=f"{_label(results.objective)}, less the best of the six")
+    axes.set(xlabel=f"{_label(results.objective)}, difference from the best of the six")
     plots.add_note(figure, f"small dots: seeds; bars: {CORRECTION}")
     return figure
 

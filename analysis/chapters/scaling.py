@@ -25,7 +25,7 @@ AXES = ("parameters", "tokens", "flops")
 LAW = ("offset", "factor", "exponent")  # E, A and alpha of L = E + A · x^-alpha
 MIN_POINTS = len(LAW) + 2
 TOO_FEW = f"fewer than {MIN_POINTS} points differ in size or budget alone: {{}}"
-NOT_OF_SIX = "not of the six"
+OTHERS = "other names"
 SAME = 0.02  # costs that differ by a smaller share are one: budgets are equal to a step
 RESAMPLES = 200
 SEED = 0
@@ -163,8 +163,8 @@ def scaling_laws(runs: Sequence[Run]) -> Figure | None:
     measured: Any = points(runs)
     if measured.empty:
         return None
-    named = plots.COLOURS | {NOT_OF_SIX: plots.PROPOSED_COLOUR}
-    shown_as = measured["configuration"].where(measured["configuration"].isin(SIX), NOT_OF_SIX)
+    named = plots.COLOURS | {OTHERS: plots.PROPOSED_COLOUR}
+    shown_as = measured["configuration"].where(measured["configuration"].isin(SIX), OTHERS)
     figure, (first, *_) = plots.figure_and_axes((11, 4.2), 1, len(AXES))
     for name in shown_as.unique():
         first.plot([], [], "o", color=named[name], label=name)

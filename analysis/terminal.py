@@ -143,9 +143,11 @@ def orderings_table(orderings: pd.DataFrame) -> RenderableType:
 
 def _reasons(cells: pd.DataFrame) -> Table:
     """Why cells are not comparable or missing, and how many for each reason."""
-    table = Table(box=None, pad_edge=False, show_header=False)
+    reasons = why_unjudged(cells)
+    title = "cells by reason; one can have several" if len(reasons) > 1 else None
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, show_header=False)
     table.add_column(justify="right")
-    for status, reason, number in why_unjudged(cells):
+    for status, reason, number in reasons:
         table.add_row(str(number), _coloured(Verdict(status)), Text(reason))
     return table
 

@@ -277,7 +277,7 @@ def test_verify_says_when_nothing_is_comparable(quarterhour: Quarterhour, tmp_pa
     run = write_experiment(tmp_path / "other", ["baseline"])
     write_trial(run, "baseline", [{"step": 1}], values={"model.dropout": 0.3}, result=COMPLETE)
     write_grid(tmp_path / "alike")
-    said = "nothing in this run is comparable with the study: "
+    said = "nothing measured in this run is comparable with the study: "
     code, output, errors = quarterhour("verify", "other")
     assert (code, errors) == (0, "")
     assert said + "dropout 0.3 instead of 0" in " ".join(output.split())

@@ -106,7 +106,7 @@ def test_a_run_against_the_study_begins_with_the_counts(
         main()
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0].split()[-1] for line in lines[:3]] == ["settings", "cells", "claims"]
-    assert lines[3].startswith("nothing in this run is comparable with the study: ")
+    assert lines[3].startswith("nothing measured in this run is comparable with the study: ")
     assert len(lines[3]) > 80
     assert not lines[4]
 

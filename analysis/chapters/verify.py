@@ -236,6 +236,7 @@ def cells_table(run: Run) -> Table:
     for status, reason, n in why_unjudged(cells):
         reasons.setdefault((status, n), []).append(reason)
     notes += [f"{n} cells {status}: {'; '.join(own)}." for (status, n), own in reasons.items()]
+    notes += ["A cell can have several reasons."] * (len(reasons) > 1)
     return Table(frame=cells, cells=formats.texts(pd.DataFrame(shown)), notes=notes)
 
 

@@ -66,7 +66,7 @@ def _print_verdicts(
     if measured <= {Verdict.MISSING, Verdict.NOT_COMPARABLE}:
         reasons = "; ".join(differences(run).values()) or "its measures are not there yet"
         console.print(
-            f"nothing in this run is comparable with the study: {reasons}", highlight=False
+            f"nothing measured in this run is comparable with the study: {reasons}", highlight=False
         )
     console.print("", cells_table(cells), orderings_table(orderings))
 

@@ -10,15 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from quarterhour.model.precision import compute_dtype
+from quarterhour.model.rms_norm import widened
 
 
 def route(x_ND: Tensor, router_ED: Tensor, active: int) -> tuple[Tensor, Tensor, Tensor]:
     """Weights [N, A] and numbers [N, A] of each token's experts, and all probabilities [N, E].
 
-    In fp32. A token's weights add up to 1 (Jiang et al. 2024, Mixtral).
+    In fp32, or in the model's own precision where that is higher. A token's weights add up to 1
+    (Jiang et al. 2024, Mixtral).
     """
     with torch.autocast(x_ND.device.type, enabled=False):
-        p_NE = F.linear(x_ND.float(), router_ED.float()).softmax(-1)
+        p_NE = F.linear(widened(x_ND), widened(router_ED)).softmax(-1)
         w_NA, chosen_NA = p_NE.topk(active, dim=-1)
         return w_NA / w_NA.sum(-1, keepdim=True), chosen_NA, p_NE
 

@@ -9,6 +9,7 @@ from rich.text import Text
 from shown import text_of
 from study_run import write_study_run
 
+from quarterhour.analysis.chapters import verify
 from quarterhour.analysis.chapters.paper.comparison import beside_published
 from quarterhour.analysis.chapters.paper.tables import TABLES
 from quarterhour.analysis.chapters.search.results import search_results
@@ -109,6 +110,8 @@ def test_a_run_against_the_study_begins_with_the_counts(
     assert lines[3].startswith("nothing measured in this run is comparable with the study: ")
     assert len(lines[3]) > 80
     assert not lines[4]
+    assert "cells by reason; one can have several" in map(str.rstrip, lines)
+    assert verify.cells_table(load_run(run)).notes[-1] == "A cell can have several reasons."
 
 
 def test_commands_and_options_are_grouped_and_sentences_flow(

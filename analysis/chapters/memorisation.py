@@ -26,7 +26,7 @@ def memorisation(run: Run) -> pd.DataFrame:
 
     `epochs` counts passes over the corpus. Losses are in nats a token: `train_loss` is of the last
     window of steps, `eval_loss` is on the reference's validation windows, which overlap training,
-    at the last step (Table 8's is of the study's last evaluation, which comes before it), and
+    at the last step (Table 8's is of the study's last evaluation, often before it), and
     `heldout_loss` is on documents never trained on. `gap` is held-out less eval loss, with its
     95 % interval `gap_low` to `gap_high`. `heldout_bits_per_byte` does not depend on the tokenizer.
     """

@@ -115,8 +115,10 @@ def _of_a_search(run: Run) -> list[str]:
         said += ", one of the six: no proposal is better"
     elif six is not None:
         off = abs(first[results.objective] - six[results.objective])
-        said += f", {off:.3g} better than the best of the six published configurations,"
-        said += f" {search.spoken(six)}"
+        said += (
+            f", {off:.3g} better than the best of the six published configurations,"
+            f" {search.spoken(six)}"
+        )
     return [f"{said}.", *_confirmed(run), _what_decides(run)]
 
 

@@ -38,8 +38,8 @@ _LOOKS = (("o", "-"), ("s", "--"), ("D", "-."), ("^", ":"))  # of data, in turn
 def points(runs: Sequence[Run]) -> pd.DataFrame:
     """Each complete configuration of each run: `data` (the fingerprint), `n` seeds, and the means
     over these of `parameters`, `tokens` and `flops` of training, and `heldout_loss`. What a run has
-    adopted from another of them counts once. Configurations with the same number of `settings`
-    differ in size or budget alone.
+    adopted from another of them counts once. `settings` numbers the sets of all other settings:
+    where it is equal, configurations differ in size or budget alone.
     """
     known: set[Any] = set()
     tables = [pd.DataFrame(columns=["data", "settings"])]

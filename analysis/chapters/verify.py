@@ -232,11 +232,12 @@ def cells_table(run: Run) -> Table:
     }
     tolerances = filter(None, judged["tolerance"].unique())
     notes = [f"low to high: {'; '.join(tolerances)}. DRIFT: within twice its width."] * bool(rows)
+    unjudged = why_unjudged(cells)
     reasons: dict[tuple[str, int], list[str]] = {}
-    for status, reason, n in why_unjudged(cells):
+    for status, reason, n in unjudged:
         reasons.setdefault((status, n), []).append(reason)
     notes += [f"{n} cells {status}: {'; '.join(own)}." for (status, n), own in reasons.items()]
-    notes += ["A cell can have several reasons."] * (len(reasons) > 1)
+    notes += ["A cell can have several reasons."] * (len(unjudged) > 1)
     return Table(frame=cells, cells=formats.texts(pd.DataFrame(shown)), notes=notes)
 
 

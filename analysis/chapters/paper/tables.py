@@ -67,7 +67,7 @@ def efficiency(rows: pd.DataFrame) -> pd.DataFrame:
 
 def validation(rows: pd.DataFrame) -> pd.DataFrame:
     """Table 8: loss, accuracy and perplexity on validation windows, which overlap training, at the
-    first step and at the last evaluation that the study makes, which is before the last step."""
+    first step and at the last evaluation that the study makes, often before the last step."""
     columns = ["initial_val_loss", "study_eval_loss", "val_accuracy", "val_perplexity"]
     table = rows.loc[:, columns].rename(columns={"study_eval_loss": "final_val_loss"})
     return table.sort_values("final_val_loss", kind="stable")

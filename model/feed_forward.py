@@ -30,7 +30,8 @@ class FeedForward(NamedTuple):
 
 def _relu2(up: Tensor) -> Tensor:
     """So et al. 2021 (Primer)."""
-    return F.relu(up).square()
+    above = F.relu(up)
+    return above * above  # a power is taken in fp32 under a GPU's autocast, and kept for backward
 
 
 def _swiglu(up: Tensor, gate: Tensor) -> Tensor:

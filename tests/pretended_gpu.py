@@ -85,6 +85,7 @@ class Gpu(TorchDispatchMode):
         super().__init__()
         self.waits = Counter[str]()
         self.graph: Graph | None = None
+        self.random = Random()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -135,6 +136,8 @@ class Gpu(TorchDispatchMode):
                 raise RuntimeError(f"CUDA error: {name} is not permitted when stream is capturing")
 
     def _compute(self, func: Any, args: Any, kwargs: Any, on_gpu: bool) -> Any:
+        if on_gpu and torch.Tag.nondeterministic_seeded in func.tags:
+            self.random.draw()
         if self.graph and on_gpu:
             self.graph.keep_what_is_written(func._schema.arguments, args, kwargs)
             return self.graph.record(ONLY_CUDA.get(func, func), args, kwargs)
@@ -152,8 +155,10 @@ class Graph:
     def recording(self) -> Generator[None]:
         """Record what the GPU is asked to do, and leave everything as it was."""
         Gpu.now.graph = self
+        Gpu.now.random.recorded = True
         try:
             yield
+            Gpu.now.random.recorded = False  # on an H200 it stays so where a recording fails
         finally:
             Gpu.now.graph = None
             for whole, before in self._before.values():
@@ -177,6 +182,22 @@ class Graph:
                 for old, new in zip(pytree.tree_leaves(results), repeated, strict=True):
                     if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
                         old.copy_(new)
+
+
+class Random:
+    """As a generator of CUDA's: whether it believes that its draws are recorded."""
+
+    recorded = False
+
+    def draw(self) -> None:
+        if self.recorded and not Gpu.now.graph:
+            raise RuntimeError("Offset increment outside graph capture encountered unexpectedly.")
+
+    def clone_state(self) -> "Random":
+        return Random()
+
+    def graphsafe_set_state(self, other: "Random") -> None:
+        self.recorded = other.recorded
 
 
 class Stream:
@@ -263,7 +284,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
     }  # fmt: skip
     stands_for: dict[str, Any] = {name: _answering(value) for name, value in answers.items()}
     stands_for |= {"Event": Event, "Stream": Stream, "CUDAGraph": Graph, "graph": Graph.recording}
-    stands_for |= {"synchronize": synchronize}
+    stands_for |= {"synchronize": synchronize, "default_generators": (Gpu.now.random,)}
     for name, stand_in in stands_for.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
     torch.__future__.set_overwrite_module_params_on_conversion(True)

@@ -44,6 +44,7 @@ def test_a_trial_on_the_cpu_takes_the_memory_of_as_many_places_as_it_needs(
     monkeypatch.setattr("quarterhour.tune.places.device_memory_bytes", lambda _: 10_000_000_000)
     monkeypatch.setattr("quarterhour.tune.places.peak_bytes", lambda *_: needed)
     assert FOUR_PLACES.for_trial(QUICK.baseline) == {"cpu": 1, "gpu": 0, "memory": memory}
+    assert FOUR_PLACES.places_of(QUICK.baseline) == memory / 2.5e9
 
 
 @pytest.mark.usefixtures("_t4")
@@ -53,6 +54,8 @@ def test_a_trial_that_cannot_fit_its_share_is_refused(monkeypatch: pytest.Monkey
     with pytest.raises(TooLargeError, match=r"needs 5\.\d GB, and a trial has 4\.0 GB"):
         QUARTERS.for_trial(large)
     assert BY_MEMORY.for_trial(large)["gpu"] == pytest.approx(0.4)
+    assert BY_MEMORY.places_of(large) == 8
+    assert QUARTERS.places_of(PAPER.baseline) == 1
 
 
 @pytest.mark.usefixtures("_t4")

@@ -19,6 +19,7 @@ from quarterhour.analysis.runs import load_run
 from quarterhour.model.optim import Schedule
 from quarterhour.search_spaces.reference import SIX
 from quarterhour.tune.experiment import ExperimentRequest
+from quarterhour.tune.machine import cpu_count
 from quarterhour.tune.run_reader import read_rows
 from quarterhour.tune.search.settings import SearchRequest, build_search
 
@@ -87,6 +88,19 @@ def test_what_another_run_has_trained_is_adopted_at_no_cost(tmp_path: Path):
     result = json.loads((folder / "0000/result.json").read_text())
     assert result["adopted_from"] == "runs/one/high_lr/seed0"
     assert json.loads((folder / "0000/config.json").read_text())["origin"] == "high_lr"
+
+
+@pytest.mark.slow
+def test_all_places_are_filled_at_once(tmp_path: Path):
+    write_corpus(tmp_path / "tiny.jsonl")
+    command = [*SEARCH, "--budget", "steps:16", "--cpus-per-trial", "0.25", "--name", "s"]
+    search, run = quarterhour(tmp_path, *command), tmp_path / "runs/s"
+    while not any(read_rows(trial) for trial in run.glob("[0-9]*")):
+        assert search.poll() is None, search.communicate()
+        time.sleep(0.05)
+    assert len([*run.glob("[0-9]*")]) == 4 * cpu_count()
+    search.send_signal(signal.SIGTERM)
+    search.communicate(timeout=30)
 
 
 @pytest.mark.slow

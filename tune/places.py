@@ -100,6 +100,16 @@ class Resources:
         smallest = math.ceil(share / self.gpus_per_trial - 1e-9)
         return asked | {"gpu": round(smallest * self.gpus_per_trial, 4)}
 
+    def places_of(self, config: TrialConfig) -> int:
+        """How many places a trial takes of those that run at once.
+
+        Raises TooLargeError where its predicted memory is more than it can get.
+        """
+        asked = self.for_trial(config)
+        if self.gpus_per_trial:
+            return round(asked["gpu"] / self.gpus_per_trial)
+        return round(asked["memory"] * self.places / self._memory_bytes())
+
     def why_too_large(self, config: TrialConfig) -> str | None:
         """Why a trial cannot fit in memory; None if it can."""
         try:

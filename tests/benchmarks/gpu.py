@@ -10,6 +10,7 @@ measure: to try this script.
 """
 
 import argparse
+import gc
 import json
 import math
 import statistics
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from choices import CHOICES
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -238,6 +240,26 @@ def waits() -> Iterator[Facts]:
         yield {precision: "none"}
 
 
+def refused() -> Iterator[Facts]:
+    """A step with dropout that waits, so that it cannot be recorded: told, and trained the same."""
+    losses: list[list[float]] = []
+    for waits in (False, True):
+        trainer = Trainer(configuration(precision="fp32", **ROPE), DEVICE)
+        update = trainer._update  # pyright: ignore
+        if waits:
+            trainer._update = lambda *given, update=update: waited(update(*given))  # pyright: ignore
+        steps = [trainer.train_step(batch) for batch in batches(trainer.config, 6)]
+        losses.append([float(loss) for loss, _ in steps])
+        yield {f"waits: {waits}": {"replayed": trainer.captured, "warnings": trainer.warnings}}
+    yield {"off at most": max(abs(a / b - 1) for a, b in zip(*losses, strict=True))}
+
+
+def waited(measured: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The same, after the host has read one of them."""
+    measured[0].item()
+    return measured
+
+
 def memory(point: str) -> Iterator[Facts]:
     """Predicted and measured memory of a trial: evaluation, steps, evaluation."""
     name, precision, values = POINTS[point]
@@ -341,6 +363,40 @@ def evaluation() -> Iterator[Facts]:
     yield {"metrics of a batch, ms": milliseconds(lambda: trainer.metrics(batch))}
     yield {"kernels of a batch's metrics": len(kernels(lambda: trainer.metrics(batch)))}
     yield {"extrapolated share of a trial": round(whole / (whole + 2_000 * a_step), 3)}
+
+
+def choices() -> Iterator[Facts]:
+    """Each other part of a decoder and an optimizer: its numbers, its step, its memory."""
+    for name, values in CHOICES.items():
+        yield {name: {"off from the CPU at most": off_from_cpu(values), **step_of_choice(values)}}
+
+
+def off_from_cpu(values: Facts) -> float:
+    """How far eight losses in fp32 of a small model are off from those on the CPU, relatively."""
+    config = reference_configurations(QUICK, "as-run")["baseline"]
+    small = {name: value for name, value in values.items() if name != "model.d_ff"}
+    config = config.with_values({**small, "data.batch_size": 2, "precision": "fp32"})
+    losses: list[list[float]] = []
+    for device in (DEVICE, torch.device("cpu")):
+        trainer = Trainer(config, device)
+        steps = [trainer.train_step(batch.to(device)) for batch in batches(config)]
+        losses.append([float(loss) for loss, _ in steps])
+    return max(abs(a / b - 1) for a, b in zip(*losses, strict=True))
+
+
+def step_of_choice(values: Facts) -> Facts:
+    """Milliseconds of a step, whether it is replayed, and its memory, predicted and measured."""
+    gc.collect()
+    config, held = configuration(**values), torch.cuda.memory_allocated() if ON_GPU else 0
+    trainer, batch = Trainer(config, DEVICE), batches(config, 1)[0]
+    found: Facts = {"ms": step_milliseconds(trainer.train_step, config)}
+    trainer.metrics(batch)
+    if ON_GPU:
+        predicted = peak_bytes(config, "cuda", compute_capability("cuda"))
+        measured = torch.cuda.max_memory_allocated() - held
+        torch.cuda.reset_peak_memory_stats()
+        found |= {"predicted, MB": megabytes(predicted), "measured, MB": megabytes(measured)}
+    return found | {"replayed": trainer.captured, "warnings": trainer.warnings}
 
 
 def attention() -> Iterator[Facts]:
@@ -447,8 +503,10 @@ PARTS: dict[str, Callable[[], Iterator[Facts]]] = {
     "golden": golden,
     "precisions": precisions,
     "waits": waits,
+    "refused": refused,
     **{f"memory: {point}": partial(memory, point) for point in POINTS},
     "step": step,
+    "choices": choices,
     "evaluation": evaluation,
     "out of memory": out_of_memory,
     "doctor": doctor,

@@ -24,6 +24,7 @@ from multiprocessing import get_context
 from typing import Any
 
 import torch
+from choices import CHOICES
 from peers import PlainDecoder, PlainTrainer, llama, llama_loss, plain_loss
 from rich.console import Console
 from rich.table import Table
@@ -48,24 +49,6 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 DIFFERENT_SIZES = ("baseline", "small_model", "large_batch", "short_seq")
 MEMORY_STEPS = 3
 WARMUP_STEPS, TIMED_STEPS = 5, 3  # it takes some until a process has all the memory it needs
-
-CHOICES: dict[str, dict[str, Any]] = {
-    "baseline": {},
-    "swiglu, equal parameters": {"model.feed_forward": "swiglu", "model.d_ff": 1024},
-    "relu2": {"model.feed_forward": "relu2"},
-    "shared keys": {"model.heads_per_kv": 2},
-    "qk_norm": {"model.qk_norm": "rms"},
-    "layer norm": {"model.norm": "layer"},
-    "norms after branches": {"model.norm_place": "pre-and-post"},
-    "window of 128": {"model.attention": "window"},
-    "soft cap": {"model.soft_cap": 50.0},
-    "rope-full": {"model.positions": "rope-full"},
-    "untied head": {"model.head": "untied"},
-    "moe, 2 of 8": {"model.feed_forward": "moe", "model.d_ff": 512},
-    "averaged weights": {"optim.ema_decay": 0.999},
-    "z-loss": {"optim.z_loss": 1e-4},
-    "muon": {"optim.optimizer": "muon"},
-}
 
 
 def contender(name: str, config: TrialConfig) -> Callable[[Tensor], object]:

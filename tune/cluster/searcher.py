@@ -92,6 +92,8 @@ def run_search(state: SearchState, experiment: Experiment, progress: SearchProgr
         scheduler=PruningScheduler(state.pruner) if state.pruner else None,
         num_samples=-1,
         reuse_actors=True,
+        # Otherwise Tune starts one process after the other, on a GPU some 8 seconds each.
+        max_concurrent_trials=experiment.resources.concurrency,
     )
     try:
         if not state.ended:

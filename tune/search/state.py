@@ -68,8 +68,11 @@ class SearchState:
 
     @property
     def is_full(self) -> bool:
-        """Whether as many trials run as there are places."""
-        return len(self._open) - len(self._interrupted) >= self._resources.concurrency
+        """Whether all places are taken; a trial that needs much memory takes several."""
+        waiting = {spec.name for spec in self._interrupted}
+        running = (spec for spec in self._specs if spec.name in self._open.keys() - waiting)
+        taken = sum(self._resources.places_of(spec.config) for spec in running)
+        return taken >= self._resources.concurrency
 
     @property
     def _at_limit(self) -> bool:

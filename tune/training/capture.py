@@ -9,7 +9,8 @@ A graph keeps the memory of its step for itself. Evaluations take theirs beside 
 Shapes: B batch, T time.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -29,8 +30,7 @@ class CapturedStep:
     def __init__(self, step: Step, batch_BT: Tensor) -> None:
         self._graph = torch.cuda.CUDAGraph()
         self._batch_BT = batch_BT.clone()
-        # A recording that fails does not give back the stream: this does.
-        with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(self._graph):
+        with _given_back(), torch.cuda.graph(self._graph):
             self._measured = step(self._batch_BT)
 
     def __call__(self, batch_BT: Tensor) -> tuple[Tensor, ...]:
@@ -38,6 +38,19 @@ class CapturedStep:
         self._batch_BT.copy_(batch_BT)
         self._graph.replay()
         return tuple(measured.clone() for measured in self._measured)
+
+
+@contextmanager
+def _given_back() -> Generator[None]:
+    """The stream and the random numbers, which a recording that fails leaves as if it went on."""
+    random = torch.cuda.default_generators[torch.cuda.current_device()]
+    fresh = random.clone_state()
+    try:
+        with torch.cuda.stream(torch.cuda.current_stream()):
+            yield
+    except RuntimeError:
+        random.graphsafe_set_state(fresh)
+        raise
 
 
 def on_side_stream(step: Step, batch_BT: Tensor) -> tuple[Tensor, ...]:

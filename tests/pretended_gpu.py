@@ -201,6 +201,11 @@ class Random:
 
 
 class Stream:
+    made = 0
+
+    def __init__(self) -> None:
+        Stream.made += 1
+
     def wait_stream(self, stream: "Stream") -> None: ...
 
 

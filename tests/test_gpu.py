@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from architectures import EVERYTHING
-from pretended_gpu import GPU, Gpu, gpu
+from pretended_gpu import GPU, Gpu, Stream, gpu
 from tiny import CPU, exact_rows, tiny_config, tiny_spec, tiny_tokens, train
 from torch import Tensor
 
@@ -95,6 +95,14 @@ def test_a_trial_whose_steps_cannot_be_captured_says_so_and_has_the_same_rows(
     assert "no CUDA graph (CUDA error: " in warning
     assert not any(row["captured"] for row in read_rows(plain.folder))
     assert exact_rows(plain.folder) == exact_rows(captured.folder)
+
+
+def test_all_trials_of_a_process_share_their_streams(gpu: Gpu):
+    made: list[int] = []
+    for _ in range(3):
+        losses(Trainer(tiny_config(**SMALL), GPU), batches(2))
+        made.append(Stream.made)
+    assert made[0] == made[1] == made[2] > 0
 
 
 def test_each_step_of_a_window_keeps_its_own_loss_and_draws_its_own_dropout(gpu: Gpu):

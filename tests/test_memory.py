@@ -169,6 +169,32 @@ WITH_SMALL_BLOCKS: list[Measured] = [
     ("baseline", "fp16", SMALLEST, 223.7),
 ]
 
+# Other parts of a decoder and an optimizer, at the baseline's size, from steps and one evaluation.
+OF_CHOICES: list[Measured] = [
+    ("baseline", "bf16", {"model.feed_forward": "swiglu", "model.d_ff": 1024}, 1775.9),
+    ("baseline", "bf16", {"model.heads_per_kv": 2}, 1612.7),
+    ("baseline", "bf16", {"model.qk_norm": "rms"}, 1790.8),
+    ("baseline", "bf16", {"model.norm": "layer"}, 1675.6),
+    ("baseline", "bf16", {"model.norm_place": "pre-and-post"}, 1826.7),
+    ("baseline", "bf16", {"model.attention": "window"}, 1617.7),
+    ("baseline", "bf16", {"model.soft_cap": 50.0}, 1598.5),
+    ("baseline", "bf16", {"model.positions": "rope-full"}, 1639.0),
+    ("baseline", "bf16", {"model.head": "untied"}, 1901.7),
+    ("baseline", "bf16", {"model.feed_forward": "moe", "model.d_ff": 512}, 4060.7),
+    ("baseline", "bf16", {"optim.ema_decay": 0.999}, 1835.7),
+    ("baseline", "bf16", {"optim.z_loss": 1e-4}, 1675.2),
+    ("baseline", "bf16", {"optim.optimizer": "muon"}, 1590.2),
+]
+# Whole trials of a grid under Ray, six at once.
+IN_A_GRID: list[Measured] = [
+    ("baseline", "fp16", {}, 1743.2),
+    ("high_lr", "fp16", {}, 1743.2),
+    ("low_lr", "fp16", {}, 1743.2),
+    ("large_batch", "fp16", {}, 2512.5),
+    ("short_seq", "fp16", {}, 1550.9),
+    ("small_model", "fp16", {}, 1168.7),
+]
+
 
 def predicted(point: Measured) -> float:
     """Predicted by measured memory."""
@@ -195,6 +221,16 @@ def test_so_it_has_with_small_blocks(point: Measured, monkeypatch: pytest.Monkey
     monkeypatch.setattr("quarterhour.model.loss.GPU_BLOCK_ROWS", 512)
     monkeypatch.setattr("quarterhour.tune.training.memory.BLOCK_ROWS", 21)
     assert predicted(point) == pytest.approx(1, rel=0.04)
+
+
+@pytest.mark.parametrize("point", OF_CHOICES)
+def test_so_it_has_for_other_choices(point: Measured):
+    assert predicted(point) == pytest.approx(1, rel=0.045)
+
+
+@pytest.mark.parametrize("point", IN_A_GRID)
+def test_so_it_has_in_whole_trials(point: Measured):
+    assert predicted(point) == pytest.approx(1, rel=0.065)
 
 
 @pytest.mark.parametrize(

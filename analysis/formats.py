@@ -23,7 +23,7 @@ _LATEX_ESCAPES = str.maketrans(
     {c: f"\\{c}" for c in "&%$#_{}"}
     | {"\\": "\\textbackslash {}", "~": "\\textasciitilde {}", "^": "\\textasciicircum {}"}
 )
-_FIGURE = re.compile(r"(?!0\d)[-+±]?[\d,.]+(e[-+]?\d+)?\*? ?|–|-|missing|")
+_FIGURE = re.compile(r"<?(?!0\d)[-+±]?[\d,.]+(e[-+]?\d+)?\*? ?|–|-|missing|")
 _REASONS = ("reason", "remark", "found", "not comparable")
 OFTEN = 3  # cells with the same reason
 

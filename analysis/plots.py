@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.colors import to_hex
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogFormatter
 
@@ -18,11 +18,13 @@ from quarterhour.analysis.chapters.paper.published import SIX
 _SIX_COLOURS = ("#000000", "#D55E00", "#56B4E9", "#0072B2", "#009E73", "#CC79A7")
 COLOURS: dict[str, str] = dict(zip(SIX, _SIX_COLOURS, strict=True))
 """The colour of each of the six in every figure."""
-OTHER_COLOURS = ("#E69F00", "#7F7F7F", "#8B5A2B", "#6A3D9A", "#66A61E", "#B2182B")
+OTHER_COLOURS = ("#E69F00", "#7F7F7F", "#9C6B3C", "#8E5BB5", "#66A61E", "#C9304A")
 PROPOSED_COLOUR = "#8DA0B3"
 """Of a search's trials that are none of the six."""
 BEST_COLOUR = "#E69F00"
 """Of the best of many: the best trial, a front, a fitted law."""
+ORDER = LinearSegmentedColormap.from_list("order", ("#8E5BB5", "#A9A3AD", "#1B9E5A"))
+"""Of figures from low to high: all of it can be read on white and on black."""
 NOTE_COLOUR = "#555555"
 """Of remarks in a figure."""
 SINGLE = 5.5
@@ -33,6 +35,8 @@ STYLE: Any = {
     "axes.axisbelow": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "axes.formatter.useoffset": False,
+    "legend.handlelength": 2.8,  # a dashed line is seen to be one
     "grid.alpha": 0.25,
     "font.size": 10,
     "text.hinting": "none",  # widths that grow with the resolution, as the layout takes them

@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 
 from quarterhour.analysis import formats, plots
+from quarterhour.analysis.chapters.run import headline
 from quarterhour.analysis.contents import COMMON_SECTIONS, RUN_SECTIONS
 from quarterhour.analysis.publication import publishable
 from quarterhour.analysis.runs import Run
@@ -171,7 +173,8 @@ def _figure(subject: Any, title: str, maker: FigureMaker[Any], path: Path) -> Fi
     quickly = {"compress_level": 3}  # half the time, and a tenth more bytes
     FigureCanvasAgg(made).print_png(path.with_suffix(".png"), pil_kwargs=quickly)
     path.with_suffix(".svg").write_bytes(svg.getvalue())
-    source = f"data:image/svg+xml;base64,{base64.b64encode(svg.getvalue()).decode()}"
+    shown = svg.getvalue().replace(b"</style>", f"{_template('figure.css')}</style>".encode(), 1)
+    source = f"data:image/svg+xml;base64,{base64.b64encode(shown).decode()}"
     return FigureView(title, _caption(maker), source, made.get_figwidth())
 
 
@@ -183,10 +186,7 @@ def _caption(maker: Any) -> str:
 
 def _page(runs: Sequence[Run], parts: Sequence[Part]) -> str:
     """The page, which may load nothing and run no script but its own."""
-    template, style, script = (
-        (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
-        for name in ("report.html.j2", "report.css", "report.js")
-    )
+    template, style, script = map(_template, ("report.html.j2", "report.css", "report.js"))
     figures = [figure for part in parts for section in part.sections for figure in section.figures]
     for inches, wide in sorted({(figure.inches, figure.wide) for figure in figures}):
         widths = f"min-width: {3.5 * inches * wide}rem; max-width: {5.5 * inches}rem"
@@ -195,7 +195,13 @@ def _page(runs: Sequence[Run], parts: Sequence[Part]) -> str:
     page = jinja2.Template(template, trim_blocks=True, lstrip_blocks=True, **strict)
     inline = {"style": style, "script": script}
     allowed = {f"{name}_hash": _hash(text) for name, text in inline.items()}
-    return page.render(runs=runs, parts=parts, **inline, **allowed)
+    headlines = [headline(run) for run in runs]
+    return page.render(runs=runs, headlines=headlines, parts=parts, **inline, **allowed)
+
+
+@cache
+def _template(name: str) -> str:
+    return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

@@ -11,6 +11,7 @@ from test_published import (
     WRONG_QUOTIENTS,
 )
 
+from quarterhour.analysis.chapters.contradictions import KINDS as ORDER
 from quarterhour.analysis.chapters.contradictions import contradictions, text_claims
 from quarterhour.analysis.chapters.paper import published
 from quarterhour.analysis.chapters.paper.published import FOLDER
@@ -34,6 +35,12 @@ def test_each_cell_is_found_with_what_went_wrong():
         told = set(zip(numbers, of_kind["configuration"], of_kind["column"], strict=True))
         assert told == {(NUMBERS[table], name, column) for table, name, column in places}
     assert len(cells) == sum(map(len, KINDS.values()))
+
+
+def test_the_gravest_come_first():
+    kinds = contradictions([])["kind"].drop_duplicates().to_list()
+    assert (kinds[0], kinds[-1]) == ("wrong factor", "from rounded figures")
+    assert {*kinds} == {*ORDER}
 
 
 def test_what_a_cell_equals_is_named():

@@ -36,12 +36,16 @@ def test_several_seeds_tell_what_is_more_than_noise(tmp_path: Path):
 def test_a_search_says_its_best_against_the_best_of_the_six(tmp_path: Path):
     run = load_run(write_search(tmp_path / "search", 12, fresh=True))
     best, fresh, decides, trials = sentences(run)
-    assert best.startswith("The best of 11 complete trials, each of 2,000 steps, is 0")
-    assert "With up to 3 fresh seeds each, difference from the best of the six: " in fresh
+    assert best.startswith(
+        "The best of 11 complete trials (6 published configurations, 5 proposals), each of 2,000"
+        " steps, is 0"
+    )
+    assert "the same seed gave this figure, which flatters it. Equal steps are not equal" in best
+    assert "with up to 3 seeds that had chosen nothing. Means, and differences from" in fresh
     assert "(Welch's intervals, 95 % for all comparisons together (Bonferroni))" in fresh
     assert "The best of the six was itself chosen by one seed" in fresh
     assert "cannot be told from 5 complete proposals: at least 20 are needed" in decides
-    assert trials == "Trials: 20 COMPLETE, 1 PRUNED; 9 of them with fresh seeds."
+    assert trials == "Trials: 11 COMPLETE, 1 PRUNED; with fresh seeds 9 COMPLETE."
     assert outcome(run)
 
 

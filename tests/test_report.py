@@ -30,7 +30,7 @@ from test_runs import COMPLETE, write_experiment, write_trial
 
 import quarterhour.analysis.report
 from quarterhour.analysis import formats
-from quarterhour.analysis.chapters.run import provenance, remarks, trials
+from quarterhour.analysis.chapters.run import headline, provenance, remarks, trials
 from quarterhour.analysis.contents import COMMON_SECTIONS, RUN_SECTIONS
 from quarterhour.analysis.report import write_report
 from quarterhour.analysis.runs import Run, load_run
@@ -272,6 +272,16 @@ def test_the_page_shows_what_a_run_wrote_as_text(report: Path):
     assert not [tag for tag, _ in page.tags if tag == "b"]
 
 
+def test_a_headline_says_what_was_run_on_what(tmp_path: Path):
+    run = load_run(write_grid(tmp_path / "grid", created="2026-11-27T08:00:00+00:00"))
+    assert headline(run) == (
+        "grid, profile paper · data HuggingFaceTB/smollm-corpus:cosmopedia-v2, tokenizer"
+        " HuggingFaceTB/SmolLM-135M · fp16 on missing · begun 2026-11-27 · study: “15-minute"
+        " pretraining ablations”, vukrosic/do-small-llm-research, one Tesla T4"
+    )
+    assert "study" not in headline(load_run(write_search(tmp_path / "search", 7)))
+
+
 def test_what_a_reader_has_to_know_first(tmp_path: Path):
     assert remarks(load_run(unfinished(tmp_path / "run"))) == [
         "The run is not finished: 1 STOPPED, 1 WAITING. The command that began it goes on, and"
@@ -281,7 +291,7 @@ def test_what_a_reader_has_to_know_first(tmp_path: Path):
     ]
     assert remarks(load_run(write_grid(tmp_path / "six", seeds=2))) == []
     search = load_run(write_search(tmp_path / "search", 12, fresh=True))
-    assert remarks(search) == ["Trials: 20 COMPLETE, 1 PRUNED; 9 of them with fresh seeds."]
+    assert remarks(search) == ["Trials: 11 COMPLETE, 1 PRUNED; with fresh seeds 9 COMPLETE."]
 
 
 def test_cells_are_written_to_be_read():

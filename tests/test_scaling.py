@@ -3,10 +3,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_up import write_search
 from shown import drawn
 from test_runs import COMPLETE, write_experiment, write_trial
 
-from quarterhour.analysis.chapters.scaling import AXES, LAW, fits, points, scaling_laws
+from quarterhour.analysis.chapters.paper.published import SIX
+from quarterhour.analysis.chapters.scaling import (
+    AXES,
+    LAW,
+    OTHERS,
+    fits,
+    fits_table,
+    points,
+    points_table,
+    scaling_laws,
+)
 from quarterhour.analysis.runs import Run, load_run
 
 E, A, ALPHA = 2.0, 400.0, 0.35
@@ -62,6 +73,18 @@ def test_a_figure_without_a_law_says_why(tmp_path: Path):
     few = run_of(tmp_path / "few", np.geomspace(1e6, 1e7, 3), np.array([3.0, 2.5, 2.2]))
     title = drawn(scaling_laws([few])).axes[0].get_title()
     assert " ".join(title.split()).startswith("no fit: fewer than 5 points differ in size or")
+
+
+def test_the_six_of_a_search_have_their_colours_and_one_corpus_needs_no_name(tmp_path: Path):
+    search = load_run(write_search(tmp_path / "search", 12, fresh=True))
+    figure = scaling_laws([search])
+    assert figure
+    (legend,) = figure.legends
+    assert {*SIX, OTHERS} == {text.get_text() for text in legend.get_texts()}
+    for table in (points_table([search]), fits_table([search])):
+        assert "data" in table.frame
+        assert "data" not in table.cells
+    assert points([search])["low"].notna().any()
 
 
 def test_other_data_are_another_fit(tmp_path: Path):

@@ -6,7 +6,12 @@ import pytest
 from study_run import write_study_run
 from test_runs import write_experiment
 
-from quarterhour.analysis.chapters.seeds import intervals_table, pairwise, seed_intervals
+from quarterhour.analysis.chapters.seeds import (
+    intervals_table,
+    pairwise,
+    pairwise_table,
+    seed_intervals,
+)
 from quarterhour.analysis.runs import load_run
 
 LAST = {"tokens": 1, "epochs": 3.0, "heldout_bits_per_byte": 2.0}
@@ -34,6 +39,19 @@ def test_every_measure_has_its_interval(tmp_path: Path):
     assert (row["low"], row["high"]) == pytest.approx((4.1 - half, 4.1 + half), rel=1e-4)
     assert table.loc["tokens_per_second", "mean"] == pytest.approx(64.51 * 4096, rel=1e-3)
     assert table["remark"].to_list() == [""] * 6
+
+
+def test_an_interval_ends_where_its_measure_cannot_go_and_p_has_three_decimals(tmp_path: Path):
+    def accuracies(name: str, seed: int, row: dict[str, Any]) -> dict[str, Any]:
+        return row | {"train_batch_accuracy": (0.05, 0.5, 0.95)[seed], "heldout_loss": 3 + seed}
+
+    names = ["baseline", "high_lr"]
+    run = load_run(write_study_run(tmp_path / "run", seeds=3, names=names, change=accuracies))
+    table = seed_intervals(run).set_index(["configuration", "measure"])
+    assert table.loc[("baseline", "accuracy"), ["low", "high"]].to_list() == [0, 1]
+    apart = heldout(baseline=[4.0, 4.001, 4.002], high_lr=[3.0, 3.001, 3.002])
+    run = load_run(write_study_run(tmp_path / "two", seeds=3, names=names, change=apart))
+    assert pairwise_table(run).cells["p holm"].to_list() == ["<0.001"]
 
 
 def test_the_figures_of_a_measure_have_equal_decimals(tmp_path: Path):

@@ -28,8 +28,8 @@ def calibration(run: Run) -> pd.DataFrame:
     """`ece` is the expected calibration error (Guo et al. 2017), with its 95 % interval over `n`
     seeds: the mean over tokens of the distance between a bin's accuracy and its confidence.
     `confidence`, `accuracy` and `tokens` are of all seeds. All are of the last evaluation, on the
-    reference's validation windows; a trial that is not complete counts with its last so far. A
-    configuration without the bins is left out."""
+    study's validation windows, which overlap training (leaky); a trial that is not complete counts
+    with its last so far. A configuration without the bins is left out."""
     rows: list[tuple[Any, ...]] = []
     for configuration, seeds in _last_bins(run):
         error = mean_interval([_expected_error(bins_3K) for bins_3K in seeds])
@@ -55,7 +55,8 @@ def reliability(run: Run) -> pd.DataFrame:
 
 
 def reliability_diagram(run: Run) -> Figure | None:
-    """Accuracy of the tokens in each bin of confidence, at the last evaluation, all seeds together.
+    """Accuracy of the tokens in each bin of confidence, at the last evaluation, all seeds together;
+    the windows overlap training (leaky).
 
     On the diagonal a model is right as often as it is confident; ECE is the expected calibration
     error. Larger dots hold more tokens; bins of fewer than a hundred are not drawn.
@@ -81,8 +82,8 @@ def correlations(run: Run) -> pd.DataFrame:
     """The correlations that the study quotes, over this run's `n` configurations: Pearson's, of
     means over seeds, with Fisher's 95 % interval. `train_loss_last` is of the last step;
     `confidence` and `final_top5` (top-5 accuracy) are of the training batch at the last evaluation
-    that the study makes. Those of the study's recorded data stand beside them (`published_…`), if
-    it has any of the configurations. `not_comparable` says how the run differs from the study."""
+    that the study makes. Published ones are those of the study's recorded data, if it has any of
+    the configurations."""
     rows: list[dict[str, Any]] = []
     sides = [("", mean_over_seeds(summarise(run)))]
     sides += [("published_", published.summary())] * published.has_studied(run)

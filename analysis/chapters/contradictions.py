@@ -19,6 +19,11 @@ from quarterhour.analysis.statistics import pearson
 
 # A factor is a power of ten if it is one within this share: the paper's steps/s are rounded.
 FACTOR_TOLERANCE = 0.01
+KINDS = [
+    *("wrong factor", "another measure", "another comparison", "not measured", "wrong"),
+    "from rounded figures",
+]
+"""Of contradictions, the gravest first."""
 
 
 def contradictions(_runs: Sequence[Run]) -> pd.DataFrame:
@@ -34,7 +39,9 @@ def contradictions(_runs: Sequence[Run]) -> pd.DataFrame:
     wrong = claims.loc[~claims["holds"].astype(bool)]
     kinds = ["not measured" if np.isnan(f) else "another comparison" for f in wrong["follows"]]
     texts = wrong.drop(columns="holds").assign(where="text", kind=kinds)
-    return pd.concat([_cells(), texts], ignore_index=True)
+    found = pd.concat([_cells(), texts], ignore_index=True)
+    order = found["kind"].map(KINDS.index)
+    return found.iloc[order.argsort(kind="stable")].reset_index(drop=True)
 
 
 def _cells() -> pd.DataFrame:

@@ -27,7 +27,8 @@ def memorisation(run: Run) -> pd.DataFrame:
     `epochs` counts passes over the corpus. Losses are in nats a token: `train_loss` is of the last
     window of steps, `eval_loss` is on the reference's validation windows, which overlap training,
     at the last step (Table 8's is of the study's last evaluation, often before it), and
-    `heldout_loss` is on documents never trained on. `gap` is held-out less eval loss, with its
+    `heldout_loss` is on documents never trained on, in windows of the configuration's own length.
+    `gap` is held-out less eval loss, with its
     95 % interval `gap_low` to `gap_high`. `heldout_bits_per_byte` does not depend on the tokenizer.
     """
     final = final_rows(run, _FINAL)
@@ -45,7 +46,8 @@ def gap_over_time(run: Run) -> pd.DataFrame:
     """Each evaluation of each trial, finished or not; `gap` is held-out less eval loss."""
     columns = [*TRIAL, "step", "epochs", EVAL_LOSS, HELDOUT_LOSS]
     rows = run.rows.reindex(columns=columns).dropna(subset=[EVAL_LOSS, HELDOUT_LOSS])
-    return rows.assign(gap=rows[HELDOUT_LOSS] - rows[EVAL_LOSS]).reset_index(drop=True)
+    gap = (rows[HELDOUT_LOSS] - rows[EVAL_LOSS]).round(9)  # equal ones are drawn as equal
+    return rows.assign(gap=gap).reset_index(drop=True)
 
 
 def memorisation_gap(run: Run) -> Figure | None:

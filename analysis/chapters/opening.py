@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from quarterhour.analysis import plots
 from quarterhour.analysis.chapters import equal_cost, seeds, verify
 from quarterhour.analysis.chapters.memorisation import memorisation
 from quarterhour.analysis.chapters.paper import published
@@ -13,6 +15,8 @@ from quarterhour.analysis.chapters.search import results as search
 from quarterhour.analysis.runs import Run
 from quarterhour.analysis.sections import Section, compares_configurations
 from quarterhour.tune.run_folder import COLUMNS, EVAL_LOSS, HELDOUT_LOSS
+
+ALIKE = 0.01  # what differs by a smaller share is not told apart
 
 
 def sentences(run: Run) -> list[str]:
@@ -76,13 +80,17 @@ def _leak(run: Run) -> str:
     table: Any = memorisation(run).dropna(subset=["gap"])
     if len(table) < 2:
         return ""
-    most, leaky = table.iloc[0], table.loc[table[EVAL_LOSS].idxmin()]
+    most, second, leaky = table.iloc[0], table.iloc[1], table.loc[table[EVAL_LOSS].idxmin()]
     honest = table.loc[table[HELDOUT_LOSS].idxmin(), "configuration"]
     same = leaky["configuration"] == honest
+    whose = f"largest for {most['configuration']}"
+    if most["gap"] - second["gap"] < ALIKE * abs(most["gap"]):
+        whose = f"alike for {most['configuration']} and {second['configuration']}"
     return (
         f"On the study's validation windows, which overlap training, {leaky['configuration']} looks"
-        f" best{' too' if same else f', on unseen documents {honest} is'}; the gap is largest for"
-        f" {most['configuration']}: {most[EVAL_LOSS]:.3f} there, {most[HELDOUT_LOSS]:.3f} held out."
+        f" best{' too' if same else f', on unseen documents {honest} is'}; the gap is {whose}. At"
+        f" its last step {most['configuration']} has {most[EVAL_LOSS]:.3f} there and"
+        f" {most[HELDOUT_LOSS]:.3f} held out."
     )
 
 
@@ -106,8 +114,10 @@ def _of_a_search(run: Run) -> list[str]:
     measure = COLUMNS[results.objective]
     first, six = ranked.iloc[0], results.best_of_reference()
     kind, _, amount = run.experiment["search"]["budget"].partition(":")
+    of_six = ranked["origin"].isin(results.reference).sum()
     said = (
-        f"The best of {len(ranked)} complete trials, each of {float(amount):,.0f} {kind}, is"
+        f"The best of {len(ranked)} complete trials ({of_six} published configurations,"
+        f" {len(ranked) - of_six} proposals), each of {float(amount):,.0f} {kind}, is"
         f" {search.spoken(first)}: {measure.label} {first[results.objective]:.4g}"
         f" {measure.unit}".rstrip()
     )
@@ -119,7 +129,19 @@ def _of_a_search(run: Run) -> list[str]:
             f", {off:.3g} better than the best of the six published configurations,"
             f" {search.spoken(six)}"
         )
-    return [f"{said}.", *_confirmed(run), _what_decides(run)]
+    said += ". One seed chose the trial, and the same seed gave this figure, which flatters it."
+    return [f"{said}{_other_costs(kind, ranked)}", *_confirmed(run), _what_decides(run)]
+
+
+def _other_costs(kind: str, ranked: Any) -> str:
+    """How far trials of equal budget differ in tokens, where those are not the budget."""
+    least, most = np.nanmin(ranked["tokens"]), np.nanmax(ranked["tokens"])
+    if kind == "tokens" or not most > least * (1 + ALIKE):
+        return ""
+    return (
+        f" Equal {kind} are not equal tokens: the trials saw"
+        f" {plots.plain_number(least)} to {plots.plain_number(most)}."
+    )
 
 
 def _confirmed(run: Run) -> list[str]:
@@ -132,7 +154,7 @@ def _confirmed(run: Run) -> list[str]:
         ]
     others = compared.dropna(subset=["difference"])
     said = [
-        f"{row['trial']} {row['difference']:+.3f}"
+        f"{row['trial']} {row['mean']:.3f}, {row['difference']:+.3f}"
         + (f" [{row['low']:+.3f}, {row['high']:+.3f}]" * pd.notna(row["low"]))
         + f", {row['verdict']}"
         for row in others.to_dict("records")
@@ -140,8 +162,9 @@ def _confirmed(run: Run) -> list[str]:
     if not said:
         return ["The best of the six is the best of all, and no other trial has fresh seeds."]
     return [
-        f"With up to {compared['n'].max()} fresh seeds each, difference from the best of the six:"
-        f" {'; '.join(said)} ({search.CORRECTION}). {search.CHOSEN}."
+        f"The search trained its best trials and the best of the six again, with up to"
+        f" {compared['n'].max()} seeds that had chosen nothing. Means, and differences from the"
+        f" best of the six: {'; '.join(said)} ({search.CORRECTION}). {search.CHOSEN}."
     ]
 
 

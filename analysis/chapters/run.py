@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from quarterhour.analysis.chapters.paper.comparison import unfinished_notes
-from quarterhour.analysis.chapters.paper.published import differences
+from quarterhour.analysis.chapters.paper.published import STUDY, differences, has_studied
 from quarterhour.analysis.runs import Run
 from quarterhour.analysis.sections import Section
 from quarterhour.tune import run_folder
@@ -16,6 +16,24 @@ _MEASURES = [
     *("tokens", "seconds", run_folder.TRAIN_LOSS, run_folder.EVAL_LOSS),
     *(run_folder.HELDOUT_LOSS, run_folder.EMA_HELDOUT_LOSS, run_folder.HELDOUT_BITS_PER_BYTE),
 ]
+
+
+def headline(run: Run) -> str:
+    """What was run on what, in a line, and what it is compared with."""
+    experiment, data = run.experiment, run.experiment["data"]
+    facts = [
+        *(experiment.get(name) for name in ("kind", "profile", "created")),
+        *(data.get(name) for name in ("corpus", "tokenizer")),
+        *(_distinct(run, "precision"), (experiment.get("hardware") or {}).get("name")),
+    ]
+    kind, profile, created, corpus, tokenizer, precision, hardware = (
+        "missing" if fact is None else str(fact) for fact in facts
+    )
+    compared = f" · study: {STUDY}" if has_studied(run) else ""
+    return (
+        f"{kind}, profile {profile} · data {corpus}, tokenizer {tokenizer} · {precision} on"
+        f" {hardware} · begun {created[:10]}{compared}"
+    )
 
 
 def remarks(run: Run) -> list[str]:
@@ -125,10 +143,16 @@ def _distinct(run: Run, column: str) -> str | None:
 
 def _counted(run: Run) -> str:
     """How the trials ended, and how many of them a search has trained with fresh seeds."""
-    counts = run.trials["status"].value_counts().items()
-    told = ", ".join(f"{count} {status}" for status, count in counts)
-    fresh = (run.trials["seed"] != run.experiment["search"]["seed"]).sum() if run.is_search else 0
-    return told + (f"; {fresh} of them with fresh seeds" if fresh else "")
+    fresh = run.trials["seed"] != run.experiment["search"]["seed"] if run.is_search else None
+    if fresh is None or not fresh.any():
+        return _by_status(run.trials)
+    own, again = _by_status(run.trials.loc[~fresh]), _by_status(run.trials.loc[fresh])
+    return f"{own}; with fresh seeds {again}"
+
+
+def _by_status(trials: pd.DataFrame) -> str:
+    counts = trials["status"].value_counts().items()
+    return ", ".join(f"{count} {status}" for status, count in counts)
 
 
 def _listed(value: Any) -> str | None:

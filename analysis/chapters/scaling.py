@@ -12,13 +12,14 @@ import scipy  # imports scipy.optimize where there is something to fit
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator
 
-from quarterhour.analysis import plots
+from quarterhour.analysis import formats, plots
 from quarterhour.analysis.chapters.paper.published import SIX
 from quarterhour.analysis.measures import final_rows, settings_but
 from quarterhour.analysis.runs import Run
-from quarterhour.analysis.sections import Section
-from quarterhour.analysis.statistics import CONFIDENCE
+from quarterhour.analysis.sections import Section, Table
+from quarterhour.analysis.statistics import CONFIDENCE, mean_intervals
 from quarterhour.tune.run_folder import COLUMNS, HELDOUT_LOSS, TRIAL
 
 AXES = ("parameters", "tokens", "flops")
@@ -37,9 +38,10 @@ _LOOKS = (("o", "-"), ("s", "--"), ("D", "-."), ("^", ":"))  # of data, in turn
 
 def points(runs: Sequence[Run]) -> pd.DataFrame:
     """Each complete configuration of each run: `data` (the fingerprint), `n` seeds, and the means
-    over these of `parameters`, `tokens` and `flops` of training, and `heldout_loss`. What a run has
-    adopted from another of them counts once. `settings` numbers the sets of all other settings:
-    where it is equal, configurations differ in size or budget alone.
+    over these of `parameters`, `tokens` and `flops` of training, and `heldout_loss`, with its 95 %
+    interval from `low` to `high`. What a run has adopted from another of them counts once.
+    `settings` numbers the sets of all other settings: where it is equal, configurations differ in
+    size or budget alone.
     """
     known: set[Any] = set()
     tables = [pd.DataFrame(columns=["data", "settings"])]
@@ -53,13 +55,15 @@ def points(runs: Sequence[Run]) -> pd.DataFrame:
 
 def _points(run: Run, copies: pd.DataFrame) -> pd.DataFrame:
     final = final_rows(run, ["tokens", "flops", HELDOUT_LOSS]).dropna(subset=[HELDOUT_LOSS])
-    settings = run.trials.reindex(columns=[*TRIAL, "parameters"]).assign(
+    settings = run.trials.reindex(columns=[*TRIAL, "origin", "parameters"]).assign(
         settings=settings_but(run, "budget", *_SIZE)
     )
     trials = final.merge(settings, on=TRIAL).merge(copies, how="left_anti", on=TRIAL)
     figures = trials.astype(dict.fromkeys([*AXES, HELDOUT_LOSS], float))
     by_configuration: Any = figures.groupby("configuration", sort=False)
-    means = by_configuration[[*AXES, HELDOUT_LOSS]].mean().assign(n=by_configuration.size())
+    intervals = mean_intervals(by_configuration[HELDOUT_LOSS])[["n", "low", "high"]]
+    means = by_configuration[[*AXES, HELDOUT_LOSS]].mean().join(intervals)
+    means = means.assign(origin=by_configuration["origin"].first())
     means = means.assign(settings=by_configuration["settings"].first(), run=run.folder.name)
     return means.assign(data=run.experiment["data"].get("fingerprint", "")).reset_index()
 
@@ -82,6 +86,24 @@ def fits(runs: Sequence[Run]) -> pd.DataFrame:
             rows.append({"data": data, "axis": axis} | _fit(*most))
     bounds = [f"{name}{end}" for name in LAW for end in ("", "_low", "_high")]
     return pd.DataFrame(rows, columns=["data", "axis", "points", *bounds, "reason"])
+
+
+def fits_table(runs: Sequence[Run]) -> Table:
+    """Through the lowest held-out loss at each cost: a power law with an offset, E + A · x^-alpha,
+    for each axis, with 95 % intervals. Where there is none, the reason is given."""
+    return _of_one_corpus(fits(runs).dropna(axis="columns", how="all"))
+
+
+def points_table(runs: Sequence[Run]) -> Table:
+    """Each complete configuration of each run, with the means over its n seeds. Where settings has
+    the same number, configurations differ in size or budget alone."""
+    return _of_one_corpus(points(runs).dropna(axis="columns", how="all"))
+
+
+def _of_one_corpus(table: Any) -> Table:
+    """Without the data's fingerprint where it is the same for all."""
+    shown = table if table["data"].nunique() > 1 else table.drop(columns="data")
+    return Table(frame=table, cells=formats.texts(shown))
 
 
 def law(x: np.ndarray, offset: float, factor: float, exponent: float) -> np.ndarray:
@@ -157,14 +179,16 @@ def _unscaled(law_parameters: np.ndarray, scale: float) -> tuple[float, float, f
 def scaling_laws(runs: Sequence[Run]) -> Figure | None:
     """Held-out loss of the complete configurations against parameters, tokens and FLOPs.
 
-    Lines are power laws with an offset, where there are points enough. Each set of data has its own
+    Bars are 95 % intervals over seeds. Lines are power laws with an offset, where there are points
+    enough. Each set of data has its own
     markers and lines.
     """
     measured: Any = points(runs)
     if measured.empty:
         return None
     named = plots.COLOURS | {OTHERS: plots.PROPOSED_COLOUR}
-    shown_as = measured["configuration"].where(measured["configuration"].isin(SIX), OTHERS)
+    names = measured["origin"].fillna(measured["configuration"])
+    shown_as = names.where(names.isin(SIX), OTHERS)
     figure, (first, *_) = plots.figure_and_axes((11, 4.2), 1, len(AXES))
     for name in shown_as.unique():
         first.plot([], [], "o", color=named[name], label=name)
@@ -173,8 +197,9 @@ def scaling_laws(runs: Sequence[Run]) -> Figure | None:
     for axes, axis in zip(figure.axes, AXES, strict=True):
         of_axis = laws.loc[laws["axis"].eq(axis)]
         _draw_points_and_laws(axes, axis, measured.assign(colour=shown_as.map(named)), of_axis)
-        axes.set(xlabel=axis, ylabel=COLUMNS[HELDOUT_LOSS].header)
+        axes.set(xlabel=f"{formats.header(axis)}, log", ylabel=COLUMNS[HELDOUT_LOSS].header)
         plots.plain_log(axes.xaxis)
+        axes.xaxis.set_minor_locator(LogLocator(subs=(3,)))  # there is no room for more labels
     return figure
 
 
@@ -182,6 +207,7 @@ def _draw_points_and_laws(axes: Axes, axis: str, measured: pd.DataFrame, laws: A
     by_data: Any = measured.groupby("data", sort=False)
     lines: list[Line2D] = []
     for (data, own), (marker, style) in zip(by_data, cycle(_LOOKS), strict=False):
+        axes.vlines(own[axis], own["low"], own["high"], own["colour"], linewidth=1)
         axes.scatter(own[axis], own[HELDOUT_LOSS], 25, own["colour"], marker=marker)
         which = f"{', '.join(own['run'].unique())}: " if by_data.ngroups > 1 else ""
         for row in laws.loc[laws["data"].eq(data) & laws["reason"].eq("")].to_dict("records"):
@@ -206,8 +232,8 @@ SECTION = Section[Sequence[Run]](
     title="Scaling",
     applies=lambda runs: len(points(runs)[[*AXES]].drop_duplicates()) > 1,
     tables={
-        "scaling_fits": ("Power laws with an offset", fits),
-        "scaling_points": ("What they are fitted to", points),
+        "scaling_fits": ("Power laws with an offset", fits_table),
+        "scaling_points": ("What they are fitted to", points_table),
     },
     figures={"scaling": ("Held-out loss against size", scaling_laws)},
 )

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from quarterhour.analysis import formats
@@ -52,12 +53,14 @@ def trial_measures(run: Run) -> pd.DataFrame:
 
 
 def seed_intervals(run: Run) -> pd.DataFrame:
-    """Each measure of each configuration: the `mean` of `n` seeds and its 95 % interval. `remark`
+    """Each measure of each configuration: the `mean` of `n` seeds and its 95 % interval, which ends
+    where the measure cannot go. `remark`
     says where there is no interval, and where the throughput is that of a shared device."""
     rows: list[tuple[Any, ...]] = []
     for configuration, seeds in trial_measures(run).groupby("configuration", sort=False):
         for name in MEASURES:
             n, mean, low, high = mean_interval(seeds[name].to_list())
+            low, high = np.clip([low, high], 0, 1 if name in ("accuracy", "final_top5") else None)
             remarks = ["one seed: no interval"] if n == 1 else []
             if pd.isna(mean):
                 n, remarks = seeds[name].count(), ["missing"]
@@ -96,6 +99,23 @@ def pairwise(run: Run) -> pd.DataFrame:
     return pairwise_differences(groups, best="lowest")
 
 
+def pairwise_table(run: Run) -> Table:
+    """Every pair of configurations by held-out loss; of a search, those with several seeds. From
+    low to high is Welch's interval for this pair alone. p holm, and the verdict by it, allow for
+    all pairs (Holm's correction)."""
+    table = pairwise(run)
+    cells = formats.texts(table)
+    for name in ("p", "p_holm"):
+        cells[formats.header(name)] = [_rounded(p) for p in table[name]]
+    return Table(frame=table, cells=cells)
+
+
+def _rounded(p: float) -> str:
+    if pd.isna(p):
+        return formats.MISSING
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
 SECTION = Section[Run](
     name="uncertainty",
     title="What the seeds say",
@@ -103,6 +123,6 @@ SECTION = Section[Run](
     lacks=lacks_seeds,
     tables={
         "seed_intervals": ("Means and intervals", intervals_table),
-        "pairwise": ("Every pair", pairwise),
+        "pairwise": ("Every pair", pairwise_table),
     },
 )

@@ -218,7 +218,8 @@ def _verdict_of_swaps(
 
 
 def cells_table(run: Run) -> Table:
-    """Every figure of the paper's tables that can be judged, with the verdict on it."""
+    """The figures of the paper's tables that can be judged, with the verdicts on them; why the
+    others cannot stands below."""
     cells = verify_cells(run)
     judged: Any = cells.loc[(cells["status"] != Verdict.NOT_COMPARABLE) & ~cells["setting"]]
     rows = judged.to_dict("records")
@@ -265,9 +266,11 @@ def orderings_table(run: Run) -> Table:
         ],
         "best, paper": [*best["published"]],
         "best, ours": [*best["ours"]],
-        "reason": [*order["reason"]],
     }
-    return Table(frame=claims, cells=formats.texts(pd.DataFrame(ranked)))
+    cells = formats.texts(pd.DataFrame(ranked))
+    reasons = why_unjudged(claims.loc[claims["claim"] == "order"])
+    notes = [f"{status}: {reason} ({n} of {len(cells)})." for status, reason, n in reasons]
+    return Table(frame=claims, cells=cells, notes=notes)
 
 
 def counts(verdicts: pd.DataFrame) -> dict[str, int]:

@@ -88,7 +88,8 @@ class Comparison:
         title = f"Table {self.number} · {TABLES[self.name][0]}"
         begun = [seeds for seeds in self.seeds if seeds]
         few, many = min(begun, default=1), max(begun, default=1)
-        if many == 1:
+        are_settings = all(self.printed(name)[0].setting for name in self.ours)
+        if many == 1 or are_settings:
             return title
         return f"{title} · mean of {many if few == many else f'{few} to {many}'} seeds"
 

@@ -76,7 +76,7 @@ def training_loss(run: Run) -> Figure | None:
     report_every = rows["budget.report_every"]
     every = (rows["budget.steps"] / _POINTS / report_every).round().clip(lower=1) * report_every
     thinned = replace(run, rows=run.rows.loc[(rows["step"] - 1) % every == 0])
-    panel = Panel(column="train_loss_last", log=True)
+    panel = Panel(column="train_loss_last", label="training loss of single steps (nats)", log=True)
     return curves(thinned, [panel], size=(plots.SINGLE, 4.2))
 
 
@@ -142,7 +142,7 @@ def curves(
         else:
             axes.text(0.5, 0.5, "missing", transform=axes.transAxes, ha="center")
         label = panel.label or COLUMNS[panel.column].header
-        axes.set(ylabel=label)
+        axes.set(ylabel=f"{label}, log" if panel.log else label)
     for axes in figure.axes[-n_columns:]:
         axes.set_xlabel(COLUMNS["step"].header)
     plots.add_legend(figure, next(axes for axes in figure.axes if axes.lines))

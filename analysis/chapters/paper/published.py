@@ -16,6 +16,8 @@ from quarterhour.tune.run_folder import Status
 
 SIX = ("baseline", "high_lr", "low_lr", "large_batch", "short_seq", "small_model")
 """The study's configurations."""
+STUDY = "“15-minute pretraining ablations”, vukrosic/do-small-llm-research, one Tesla T4"
+"""What it is called, and where it is."""
 FOLDER = Path(__file__).parent / "published"
 """Where the figures are."""
 

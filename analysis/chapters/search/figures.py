@@ -103,16 +103,18 @@ def parallel_coordinates(run: Run) -> Figure | None:
     figure, axes = plots.figure_and_axes((1.5 + 1.1 * len(ranges), 4.5))
     positions = np.column_stack([_position(ranked[path], kind) for path, kind in ranges.items()])
     lines = [np.column_stack([range(len(ranges)), line]) for line in positions[::-1]]
-    drawn = LineCollection(lines, array=ranked[results.objective][::-1], cmap="viridis", alpha=0.7)
+    values = ranked[results.objective][::-1]
+    drawn = LineCollection(lines, array=values, cmap=plots.ORDER, alpha=0.7)
     axes.add_collection(drawn)
     best = f"best, trial {spoken(ranked.iloc[0])}"
-    axes.plot(positions[0], "o--", color=COLOURS["high_lr"], linewidth=2.5, label=best)
+    axes.plot(positions[0], "o--", color=BEST_COLOUR, linewidth=2.5, label=best)
     figure.colorbar(drawn, ax=axes, label=_label(results.objective), pad=0.01)
     names = [path.rpartition(".")[2].replace("_", "\n") for path in ranges]
     lowest, highest = ([_bound(kind, end) for kind in ranges.values()] for end in (0, -1))
     axes.set_xticks(range(len(ranges)), map("{}\n\n{}".format, lowest, names))
-    for place, text in enumerate(highest):
+    for place, (text, kind) in enumerate(zip(highest, ranges.values(), strict=True)):
         axes.text(place, 1.03, text, ha="center", va="bottom")
+        _name_choices(axes, place, kind)
     axes.set(xlim=(-0.4, len(ranges) - 0.6), ylim=(-0.02, 1.02), yticks=[])
     plots.add_legend(figure, axes)
     return figure
@@ -127,12 +129,13 @@ def slices(run: Run) -> Figure | None:
     rows = -(-len(ranges) // _SLICES_A_ROW)
     figure, _ = plots.figure_and_axes((12, 2.6 * rows), rows, _SLICES_A_ROW)
     number = complete["configuration"].astype(int)
-    order = ScalarMappable(Normalize(number.min(), number.max()), "viridis_r")
+    order = ScalarMappable(Normalize(number.min(), number.max()), plots.ORDER)
     for axes, (path, kind) in zip(figure.axes, ranges.items(), strict=False):
         values = complete[path]
-        if hasattr(kind, "choices"):
-            values = values.astype(str).str.replace("-", "-\n")
-            axes.tick_params("x", labelsize="x-small")
+        if choices := getattr(kind, "choices", ()):
+            values = values.map(choices.index)
+            names = [str(choice).replace("-", "-\n") for choice in choices]
+            axes.set_xticks(range(len(names)), names, fontsize="x-small")
         axes.scatter(values, complete[results.objective], c=order.to_rgba(number), s=16)
         axes.set(xlabel=path)
         if getattr(kind, "log", False):
@@ -204,6 +207,14 @@ def _position(values: pd.Series, kind: Any) -> Any:
     return (scale(values.astype(float)) - low) / (high - low)
 
 
+def _name_choices(axes: Axes, place: int, kind: Any) -> None:
+    """The choices between the first and the last, beside their places on an axis."""
+    between = getattr(kind, "choices", ())[1:-1]
+    for number, choice in enumerate(between, start=1):
+        at = (place, number / (len(between) + 1))
+        axes.annotate(choice, at, (5, 0), textcoords="offset points", va="center", fontsize="small")
+
+
 def _bound(kind: Any, end: int) -> str:
     """The lowest (0) or the highest (-1) value of a range, or the choice at that end."""
     if hasattr(kind, "choices"):
@@ -216,7 +227,7 @@ def _draw_history(axes: Axes, results: SearchResults, objective: str) -> None:
     searched = searched.assign(trial=searched["configuration"].astype(int)).sort_values("trial")
     complete = searched["status"] == Status.COMPLETE
     cut, ended = searched.loc[~complete].set_index("trial"), searched.loc[complete]
-    axes.plot(cut[objective], "x", color=PROPOSED_COLOUR, alpha=0.5, label="not complete")
+    axes.plot(cut[objective], "x", color=PROPOSED_COLOUR, label="not complete", mew=1.5)
     _draw_trials(axes, results, ended, "trial", objective)
     values = ended.set_index("trial")[objective]
     best = values.cummin() if results.objectives[objective] == "minimize" else values.cummax()

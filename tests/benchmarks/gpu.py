@@ -10,6 +10,7 @@ measure: to try this script.
 """
 
 import argparse
+import copy
 import gc
 import json
 import math
@@ -252,6 +253,22 @@ def refused() -> Iterator[Facts]:
         losses.append([float(loss) for loss, _ in steps])
         yield {f"waits: {waits}": {"replayed": trainer.captured, "warnings": trainer.warnings}}
     yield {"off at most": max(abs(a / b - 1) for a, b in zip(*losses, strict=True))}
+
+
+def resumed() -> Iterator[Facts]:
+    """How far four losses after a resume are off from those of an undisturbed trainer."""
+    for precision in ("fp32", best_precision(DEVICE.type)):
+        config = configuration(precision=precision, **ROPE)
+        undisturbed, fresh = Trainer(config, DEVICE), Trainer(config, DEVICE)
+        first, later = batches(config, 8)[:4], batches(config, 8)[4:]
+        for batch in first:
+            undisturbed.train_step(batch)
+        fresh.load_state_dict(copy.deepcopy(undisturbed.state_dict()))
+        losses = [
+            [float(loss) for loss, _ in map(trainer.train_step, later)]
+            for trainer in (undisturbed, fresh)
+        ]
+        yield {precision: max(abs(a / b - 1) for a, b in zip(*losses, strict=True))}
 
 
 def waited(measured: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -504,6 +521,7 @@ PARTS: dict[str, Callable[[], Iterator[Facts]]] = {
     "precisions": precisions,
     "waits": waits,
     "refused": refused,
+    "resumed": resumed,
     **{f"memory: {point}": partial(memory, point) for point in POINTS},
     "step": step,
     "choices": choices,

@@ -7,6 +7,7 @@ chapter, write a module that ends with its section, and name that here.
 from collections.abc import Sequence
 
 from quarterhour.analysis.chapters import (
+    ablation,
     calibration,
     contradictions,
     equal_cost,
@@ -27,6 +28,7 @@ from quarterhour.analysis.sections import Section
 RUN_SECTIONS: tuple[Section[Run], ...] = (
     opening.OPENING,
     opening.SEARCH_OPENING,
+    ablation.SECTION,
     equal_cost.SECTION,
     seeds.SECTION,
     memorisation.SECTION,

@@ -76,6 +76,13 @@ def header(column: Any) -> str:
     return name.replace("_", " ") if name.isidentifier() else name
 
 
+def chance(p: float) -> str:
+    """A probability as text, no finer than anybody reads it."""
+    if pd.isna(p):
+        return MISSING
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def markdown(cells: pd.DataFrame, numeric: list[str], notes: list[str]) -> str:
     """A table of texts in markdown, its notes below."""
     escaped = cells.map(lambda text: " ".join(text.replace("|", r"\|").split()))

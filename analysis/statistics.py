@@ -87,7 +87,7 @@ def pairwise_differences(groups: Mapping[str, Sequence[float]], *, best: str) ->
     ]
     columns = ["one", "other", "n_one", "n_other", "difference", "low", "high", "p"]
     pairs = pd.DataFrame(rows, columns=columns)
-    pairs["p_holm"] = _holm(pairs["p"].to_numpy(float))
+    pairs["p_holm"] = holm(pairs["p"].to_numpy(float))
     return pairs.assign(verdict=[_verdict(pair, best) for pair in pairs.to_dict("records")])
 
 
@@ -130,7 +130,7 @@ def pooled_difference(
     return {"difference": difference, "low": difference - half, "high": difference + half}
 
 
-def _holm(p: np.ndarray) -> np.ndarray:
+def holm(p: np.ndarray) -> np.ndarray:
     """Holm's step-down correction (Holm 1979); a NaN stays one and is not counted."""
     corrected = p.copy()
     known = np.flatnonzero(~np.isnan(p))

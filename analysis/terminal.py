@@ -11,6 +11,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from quarterhour.analysis import formats
 from quarterhour.analysis.chapters.paper.comparison import TABLE_COLUMNS, Comparison
 from quarterhour.analysis.chapters.paper.tables import TABLES
 from quarterhour.analysis.chapters.search import results as search
@@ -191,6 +192,19 @@ def seed_table(results: SearchResults) -> RenderableType | None:
     figures = ("less best\nof the six", f"mean\n{results.objective}", "fresh\nseeds")
     columns = _columns(("\ntrial", "\nat 95 %", *figures), rows, right=figures)
     return _Wide(columns, boxed=False) if rows else None
+
+
+def effects_table(effects: pd.DataFrame) -> RenderableType:
+    """`ablation.effects` to read, the verdicts first."""
+    rows: list[tuple[str, ...]] = []
+    for row in effects.to_dict("records"):
+        half = _figure((row["high"] - row["low"]) / 2, ".4f")
+        difference = _figure(row["difference"], "+.4f") + (half and f" ± {half}")
+        p = formats.chance(row["p_corrected"])
+        rows.append((row["effect"], row["verdict"], difference, p))
+    figures = ("difference\n(nats)", "p,\ncorrected")
+    names = ("\neffect", "\nverdict", *figures)
+    return _Wide(_columns(names, rows, right=figures), boxed=False)
 
 
 def spent_text(results: SearchResults) -> str:

@@ -145,6 +145,7 @@ class Experiment:
     tokens: TokenData
     resources: Resources
     search: Mapping[str, Any] | None = None  # what decides the proposals of a search
+    ablation: Mapping[str, Any] | None = None  # the design that its configurations are cells of
     drawn_values: Mapping[str, set[Any]] = field(default_factory=dict)  # of a search's points
     remarks: tuple[str, ...] = ()  # what a user has to know of its configurations
 
@@ -193,6 +194,7 @@ class Experiment:
             "seeds": list(self.seeds),
             "configurations": [] if self.search else list(self.configurations),
             "search": self.search,
+            "ablation": self.ablation,
             "resolved": {name: asdict(config) for name, config in self.configurations.items()},
             "domains": self._domains(),
             "numerics_version": NUMERICS_VERSION,
@@ -236,7 +238,7 @@ class Experiment:
         new = replace(self, configurations=both, seeds=tuple(seeds)).describe()
         # A name that is in both must mean the same.
         old |= {"resolved": {name: asdict(config) for name, config in (both | there).items()}}
-        for what in ("data.fingerprint", "numerics_version", "search", "resolved"):
+        for what in ("data.fingerprint", "numerics_version", "search", "ablation", "resolved"):
             difference = _first_difference(value_at(old, what), value_at(new, what), what)
             if difference:
                 raise ValueError(
@@ -345,13 +347,16 @@ def _configurations(
                     f"two of the configurations are called {label}: leave one of them out"
                 )
             values = {**own, **asked}
-            config = _within(request.trial_budget, config.with_values(values))
+            config = within_budget(request.trial_budget, config.with_values(values))
             found[label] = longer(config, request.extend) if request.extend else config, values
     return found
 
 
-def _within(budget: str | None, config: TrialConfig) -> TrialConfig:
-    """The configuration with the steps that fit into a budget, whatever it had before."""
+def within_budget(budget: str | None, config: TrialConfig) -> TrialConfig:
+    """The configuration with the steps that fit into a budget, whatever it had before.
+
+    Raises ValueError for what is no budget, or too small a one.
+    """
     if budget is None:
         return config
     unlimited = replace(config.budget, steps=config.budget.steps or 1, max_steps=None, seconds=None)

@@ -98,6 +98,16 @@ _EXPERIMENT_KIND = {
         NoneType,
     ),
     "resolved": ({ANY: _POINT_KIND}, NoneType),
+    "ablation": (
+        {
+            "design": str,
+            "budget": str,
+            "factors": {ANY: [(float, int, bool, str)]},
+            "cells": {ANY: {ANY: (float, int, bool, str)}},
+            "effects": {ANY: {"codes": {ANY: float}, "aliases": [str]}},
+        },
+        NoneType,
+    ),
     "search": (
         {"objectives": {ANY: str}, "seed": int, "space": str, "budget": str, "scheduler": str},
         NoneType,

@@ -106,14 +106,8 @@ def pairwise_table(run: Run) -> Table:
     table = pairwise(run)
     cells = formats.texts(table)
     for name in ("p", "p_holm"):
-        cells[formats.header(name)] = [_rounded(p) for p in table[name]]
+        cells[formats.header(name)] = [formats.chance(p) for p in table[name]]
     return Table(frame=table, cells=cells)
-
-
-def _rounded(p: float) -> str:
-    if pd.isna(p):
-        return formats.MISSING
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 SECTION = Section[Run](

@@ -54,10 +54,7 @@ def grid(
     """
     from quarterhour.analysis.chapters.paper.comparison import beside_published, write_csv
     from quarterhour.analysis.runs import load_run
-    from quarterhour.tune.cluster.grid import run_trials
     from quarterhour.tune.experiment import ExperimentRequest, build_experiment
-    from quarterhour.tune.ledger import prepare_trials
-    from quarterhour.tune.progress import TrialsProgress
 
     with options.bad_input():
         if seeds < 1:
@@ -71,20 +68,14 @@ def grid(
         )  # fmt: skip
         experiment = build_experiment(request)
     console = PlainConsole()
-    with options.opened(experiment):
-        with options.bad_input():
-            todo = prepare_trials(experiment.trials(), runs)
-        console.print(_headline(experiment, len(todo)))
-        if todo:
-            with TrialsProgress(console, todo, len(experiment.trials()) - len(todo)) as progress:
-                run_trials(todo, experiment.tokens, experiment.resources, progress)
+    train_all(console, experiment, runs)
     measured, tables = load_run(experiment.folder), experiment.folder / TABLES
     comparisons = beside_published(measured)
     with options.bad_input():
         write_csv(comparisons, tables)
     _print_comparisons(console, measured, comparisons)
     console.print(f"tables as csv in {tables}")
-    return _end(console, experiment, tables=tables)
+    return end(console, experiment, tables=tables)
 
 
 @app.command(rich_help_panel=options.TRAIN)
@@ -155,7 +146,22 @@ def run(
             _train_here(console, experiment, spec)
     for spec in experiment.trials():
         _print_result(console, spec)
-    return _end(console, experiment)
+    return end(console, experiment)
+
+
+def train_all(console: PlainConsole, experiment: "Experiment", runs: Path) -> None:
+    """Train the trials that are not finished under Ray Tune, with their progress."""
+    from quarterhour.tune.cluster.grid import run_trials
+    from quarterhour.tune.ledger import prepare_trials
+    from quarterhour.tune.progress import TrialsProgress
+
+    with options.opened(experiment):
+        with options.bad_input():
+            todo = prepare_trials(experiment.trials(), runs)
+        console.print(_headline(experiment, len(todo)))
+        if todo:
+            with TrialsProgress(console, todo, len(experiment.trials()) - len(todo)) as progress:
+                run_trials(todo, experiment.tokens, experiment.resources, progress)
 
 
 def _extensions(request: "ExperimentRequest", experiment: "Experiment") -> "list[Extension]":
@@ -272,7 +278,7 @@ def _print_comparisons(console: PlainConsole, run: "Run", comparisons: "list[Com
     console.print(beside_the_study(run), highlight=False)
 
 
-def _end(console: PlainConsole, experiment: "Experiment", **fields: Any) -> Answer:
+def end(console: PlainConsole, experiment: "Experiment", **fields: Any) -> Answer:
     """Say how the trials ended: exit code 1 if one failed, 130 if some were stopped."""
     results = {spec.label: spec.ending() for spec in experiment.trials()}
     failed = {label: result for label, result in results.items() if result and result.reason}

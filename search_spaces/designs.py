@@ -1,0 +1,177 @@
+"""Designs of experiments: which combinations of a few settings are trained to tell their effects.
+
+A factor is a setting by its dotted path, with the levels that it takes. A cell is a combination of
+levels, trained as one configuration.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain, combinations, product
+from typing import Any, Literal, get_args
+
+from quarterhour.search_spaces.point import TrialConfig, parse_assignment
+
+Kind = Literal["one-at-a-time", "cross", "fraction"]
+REFERENCE = "reference"
+MOST_CELLS = 256
+Levels = tuple[Any, ...]
+Cell = Mapping[str, Any]
+# A width keeps the width of its heads, and its ratio to the feed-forward width.
+_WIDTH, _FOLLOW_WIDTH = "model.d_model", ("model.n_heads", "model.d_ff")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """What a change of one factor does, or of two beyond what each does alone.
+
+    It is the coefficient of `codes`, a number a cell, in a linear model with an intercept. The
+    design cannot tell it from its `aliases`.
+    """
+
+    codes: Mapping[str, float]
+    aliases: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """The `cells` by name; a setting that a cell does not name is that of the point varied."""
+
+    kind: Kind
+    factors: Mapping[str, Levels]
+    cells: Mapping[str, Cell]
+
+    def effects(self) -> dict[str, Effect]:
+        """The effects that can be told, by name: those of single factors first."""
+        if self.kind == "one-at-a-time":
+            others = [name for name in self.cells if name != REFERENCE]
+            return {name: Effect(codes=self._codes(lambda n, _, o=name: n == o)) for name in others}
+        told: dict[str, Effect] = {}
+        for name, codes in chain(self._mains(), self._interactions()):
+            negated = {cell: -code for cell, code in codes.items()}
+            same = (known for known in told.values() if known.codes in (codes, negated))
+            if known := next(same, None):
+                known.aliases.append(name)
+            else:
+                told[name] = Effect(codes=codes)
+        return told
+
+    def _mains(self) -> Iterator[tuple[str, dict[str, float]]]:
+        """The change from a factor's first level to another; of two levels, half on either side."""
+        for path, (first, *others) in self.factors.items():
+            middle = 0.5 if len(others) == 1 else 0.0
+            for level in others:
+                codes = self._codes(lambda _, cell, p=path, v=level: cell[p] == v)
+                centred = {name: code - middle for name, code in codes.items()}
+                yield f"{self._short(path)} {first} → {level}", centred
+
+    def _interactions(self) -> Iterator[tuple[str, dict[str, float]]]:
+        """Of factors with two levels: half the change of one's effect from the other's first to its
+        second level (Box, Hunter and Hunter 2005, Statistics for Experimenters)."""
+        of_two = [path for path, levels in self.factors.items() if len(levels) == 2]
+        for one, other in combinations(of_two, 2):
+            last = self.factors[one][1], self.factors[other][1]
+            agree = self._codes(
+                lambda _, cell, a=one, b=other, v=last: (cell[a] == v[0]) == (cell[b] == v[1])
+            )
+            name = f"{self._short(one)} × {self._short(other)}"
+            yield name, {cell: code - 0.5 for cell, code in agree.items()}
+
+    def _short(self, path: str) -> str:
+        return short_name(path, self.factors)
+
+    def _codes(self, holds: Callable[[str, Cell], bool]) -> dict[str, float]:
+        return {name: float(holds(name, cell)) for name, cell in self.cells.items()}
+
+
+def short_name(path: str, paths: Iterable[str]) -> str:
+    """The last part of a dotted path, where no other of the paths ends so."""
+    field = path.rpartition(".")[2]
+    return field if sum(other.rpartition(".")[2] == field for other in paths) == 1 else path
+
+
+def parse_factors(texts: Iterable[str]) -> dict[str, Levels]:
+    """`optim.learning_rate=6e-4,2.4e-3` and others like it; raises ValueError for what is none."""
+    factors: dict[str, Levels] = {}
+    for text in texts:
+        path, _, values = text.partition("=")
+        levels = [parse_assignment(f"{path}={value}")[1] for value in values.split(",")]
+        if path in factors:
+            raise ValueError(f"--vary {path} is given twice: give all its levels at once")
+        if twice := [level for level in levels if levels.count(level) > 1]:
+            raise ValueError(f"--vary {text} has the level {twice[0]} twice: leave one out")
+        factors[path] = tuple(levels)
+    return factors
+
+
+def build_design(kind: str, factors: Mapping[str, Levels], resolution: int, base: Cell) -> Design:
+    """The design of that kind around a point, given as all its values by dotted path.
+
+    Raises ValueError for an unknown kind or path, too few factors or levels, or too many cells.
+    """
+    if kind not in get_args(Kind):
+        raise ValueError(f"unknown --design '{kind}': use {', '.join(get_args(Kind))}")
+    _check(kind, factors)
+    if kind == "one-at-a-time":
+        cells = _one_at_a_time(factors, base)
+    else:
+        combined = product(*factors.values()) if kind == "cross" else _fraction(factors, resolution)
+        found = [dict(zip(factors, levels, strict=True)) for levels in combined]
+        digits = len(str(len(found)))
+        cells = {f"cell{n:0{digits}d}": cell for n, cell in enumerate(found, start=1)}
+    return Design(kind=kind, factors=factors, cells=cells)  # pyright: ignore[reportArgumentType]
+
+
+def _check(kind: str, factors: Mapping[str, Levels]) -> None:
+    if not factors:
+        raise ValueError("nothing varies: pass --vary PATH=VALUE,VALUE, for each setting one")
+    n_levels = {path: len(levels) for path, levels in factors.items()}
+    if kind != "one-at-a-time" and (few := [path for path, n in n_levels.items() if n < 2]):
+        raise ValueError(f"--vary {few[0]} has one level: --design {kind} needs two or more")
+    if kind == "fraction" and (many := [path for path, n in n_levels.items() if n > 2]):
+        raise ValueError(
+            f"--vary {many[0]} has {n_levels[many[0]]} levels: a fraction has two of each; give"
+            " two, or pass --design cross"
+        )
+    if kind == "fraction" and len(factors) < 2:
+        raise ValueError("a fraction needs two settings that vary: pass another --vary")
+    if kind == "cross" and (cells := math.prod(n_levels.values())) > MOST_CELLS:
+        raise ValueError(
+            f"--design cross has {cells:,} cells, and at most {MOST_CELLS} can be trained: pass"
+            " --design fraction, or fewer levels"
+        )
+
+
+def _one_at_a_time(factors: Mapping[str, Levels], base: Cell) -> dict[str, Cell]:
+    """The point itself, and each level in which another differs from it alone."""
+    cells: dict[str, Cell] = {REFERENCE: {}}
+    for path, levels in factors.items():
+        changed = [level for level in levels if level != base.get(path)]
+        cells |= {f"{short_name(path, factors)}={level}": {path: level} for level in changed}
+    return cells
+
+
+def _fraction(factors: Mapping[str, Levels], resolution: int) -> list[Levels]:
+    """The smallest regular two-level fraction of at least that resolution (Box and Hunter 1961)."""
+    if not 3 <= resolution <= 5:
+        raise ValueError(f"--resolution is {resolution}: it must be 3, 4 or 5")
+    from pydoe import fracfact_by_res  # takes a second, and only this design needs it
+
+    coded = fracfact_by_res(len(factors), resolution)
+    return [
+        tuple(levels[int(place > 0)] for levels, place in zip(factors.values(), row, strict=True))
+        for row in coded
+    ]
+
+
+def with_levels(base: TrialConfig, cell: Cell) -> TrialConfig:
+    """The point with a cell's levels; a width takes heads and feed-forward width along with it.
+
+    Raises ValueError for a cell that cannot be built.
+    """
+    values = dict(cell)
+    if width := cell.get(_WIDTH):
+        known = base.values()
+        for path in _FOLLOW_WIDTH:
+            values.setdefault(path, round(known[path] * width / known[_WIDTH]))
+    return base.with_values(values)

@@ -16,7 +16,7 @@ from quarterhour.analysis.chapters.paper.comparison import TABLE_COLUMNS, Compar
 from quarterhour.analysis.chapters.paper.tables import TABLES
 from quarterhour.analysis.chapters.search import results as search
 from quarterhour.analysis.chapters.search.results import SearchResults
-from quarterhour.analysis.chapters.verify import Verdict, why_unjudged
+from quarterhour.analysis.chapters.verify import RULE, Verdict, why_unjudged
 from quarterhour.tune.run_folder import counted
 
 _NUMBERS = {name: str(number) for number, name in enumerate(TABLES, start=1)}
@@ -102,7 +102,7 @@ def cells_table(cells: pd.DataFrame) -> Group:
         headers = ("configuration", "verdict", "paper", "ours", "interval", "n")
         shown += [title, _Wide(_columns(headers, rows, right=headers[2:]))]
     tolerances = [tolerance for tolerance in judged["tolerance"].unique() if tolerance]
-    legend = Text(f"interval: {'; '.join(tolerances)}. DRIFT: within twice its width.\n")
+    legend = Text(f"interval: {'; '.join(tolerances)}. {RULE}\n")
     return Group(*shown, *[legend] * bool(tolerances), _reasons(cells))
 
 

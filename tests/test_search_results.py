@@ -46,7 +46,7 @@ def test_the_speed_of_a_trial_is_the_median_of_its_windows(tmp_path: Path):
 def test_counts_say_that_fresh_seeds_are_among_them(tmp_path: Path):
     with_fresh = load_run(write_search(tmp_path / "run", 8, fresh=True))
     facts = provenance(with_fresh)["value"]
-    assert facts["trials"] == "17 COMPLETE; 9 of them with fresh seeds"
+    assert facts["trials"] == "8 COMPLETE; with fresh seeds 9 COMPLETE"
     assert "space hash" not in facts
     without = load_run(write_search(tmp_path / "without", 8))
     assert provenance(without)["value"]["trials"] == "8 COMPLETE"

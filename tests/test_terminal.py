@@ -53,7 +53,7 @@ def test_what_verify_finds_is_shown_uncut_in_100_columns(tmp_path: Path, precisi
     assert "…" not in text
     assert ("precision bf16 instead of fp16" in text) == (precision == "bf16")
     assert "not in this run" in text
-    seeds = "interval: 95 % prediction interval of 3 seeds. DRIFT: within twice its width."
+    seeds = "interval: 95 % prediction interval of 3 seeds. REPRODUCED: the paper's figure lies"
     assert (seeds in text) == (precision == "fp16")
 
 

@@ -146,15 +146,17 @@ def _other_costs(kind: str, ranked: Any) -> str:
 
 def _confirmed(run: Run) -> list[str]:
     """What fresh seeds say of the best trials, and what they cannot."""
-    compared = search.seed_comparison(search.search_results(run))
+    results = search.search_results(run)
+    compared = search.seed_comparison(results)
     if compared.empty:
         return [
             "Whether that is more than seed noise cannot be told yet: at its end, a search trains"
             " its best trials and the best of the six again with fresh seeds."
         ]
     others = compared.dropna(subset=["difference"])
+    origins = results.searched.set_index("configuration")["origin"]
     said = [
-        f"{row['trial']} {row['mean']:.3f}, {row['difference']:+.3f}"
+        f"{row['trial']} {origins[row['trial']]} {row['mean']:.3f}, {row['difference']:+.3f}"
         + (f" [{row['low']:+.3f}, {row['high']:+.3f}]" * pd.notna(row["low"]))
         + f", {row['verdict']}"
         for row in others.to_dict("records")

@@ -95,8 +95,9 @@ def fits_table(runs: Sequence[Run]) -> Table:
 
 
 def points_table(runs: Sequence[Run]) -> Table:
-    """Each complete configuration of each run, with the means over its n seeds. Where settings has
-    the same number, configurations differ in size or budget alone."""
+    """Each complete configuration of each run, with the means over its n seeds; a search's trial
+    counts with its fresh seeds and with the one that chose it. Where settings has the same number,
+    configurations differ in size or budget alone."""
     return _of_one_corpus(points(runs).dropna(axis="columns", how="all"))
 
 

@@ -74,7 +74,8 @@ def seed_intervals(run: Run) -> pd.DataFrame:
 
 
 def intervals_table(run: Run) -> Table:
-    """Each measure of each configuration: the mean of n seeds and its 95 % interval."""
+    """Each measure of each configuration: the mean of n seeds and its 95 % interval, which ends
+    where the measure cannot go."""
     table = seed_intervals(run)
     labels = {name: column.header for name, column in COLUMNS.items()}
     labels |= {name: column.header for name, column in TABLE_COLUMNS.items()}

@@ -21,6 +21,10 @@ from quarterhour.tune.run_folder import TRIAL
 RELATIVE_TOLERANCE = 0.05
 # By chance, one of 20 cells lies just outside its own 95 % interval: that alone refutes nothing.
 DRIFT_WIDTHS = 2
+RULE = (
+    "REPRODUCED: the paper's figure lies between. DRIFT: it is off from ours by up to twice as"
+    " much."
+)
 
 
 class Verdict(StrEnum):
@@ -232,7 +236,8 @@ def cells_table(run: Run) -> Table:
         "reason": judged["reason"],
     }
     tolerances = filter(None, judged["tolerance"].unique())
-    notes = [f"low to high: {'; '.join(tolerances)}. DRIFT: within twice its width."] * bool(rows)
+    bounds = f"low to high: {'; '.join(tolerances)}. {RULE}"
+    notes = [bounds] * bool(rows)
     unjudged = why_unjudged(cells)
     reasons: dict[tuple[str, int], list[str]] = {}
     for status, reason, n in unjudged:

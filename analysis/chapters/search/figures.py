@@ -78,7 +78,7 @@ def learning_curves(run: Run) -> Figure | None:
     figure, axes = plots.figure_and_axes((plots.SINGLE, 4.2))
     complete = rows["status"] == Status.COMPLETE
     of_six = rows["origin"].isin(results.reference)
-    _draw_curves(axes, rows.loc[~complete], objective, PROPOSED_COLOUR, 0.25, "not complete")
+    _draw_curves(axes, rows.loc[~complete], objective, PROPOSED_COLOUR, 0.5, "not complete")
     proposed = rows.loc[complete & ~of_six]
     _draw_curves(axes, proposed, objective, PROPOSED_COLOUR, 0.8, "complete, proposed")
     for name, own in rows.loc[complete & of_six].groupby("origin", sort=False):
@@ -94,8 +94,8 @@ def learning_curves(run: Run) -> Figure | None:
 
 
 def parallel_coordinates(run: Run) -> Figure | None:
-    """The settings of the complete trials as lines, coloured by objective, the better on top; the
-    best is dashed, with dots. At the ends of an axis are the bounds of its range."""
+    """The settings of the complete trials as lines, coloured by objective, the better drawn over
+    the worse; the best is dashed, with dots. At the ends of an axis are the bounds of its range."""
     results, ranges = search_results(run), parameters(run)
     ranked = results.measured()
     if len(ranked) < 2 or not ranges:

@@ -41,7 +41,8 @@ def cost(run: Run) -> pd.DataFrame:
 
 
 def best(run: Run) -> pd.DataFrame:
-    """The best complete trials by the first objective, and the best of the six, at equal budget.
+    """The best complete trials by the first objective, and the best of the six, all with the same
+    budget: where that is steps, they saw different numbers of tokens.
 
     Settings that are the same for all are left out.
     """

@@ -7,7 +7,6 @@ chapter, write a module that ends with its section, and name that here.
 from collections.abc import Sequence
 
 from quarterhour.analysis.chapters import (
-    ablation,
     calibration,
     contradictions,
     equal_cost,
@@ -20,6 +19,7 @@ from quarterhour.analysis.chapters import (
     side_by_side,
     verify,
 )
+from quarterhour.analysis.chapters.ablation.section import ABLATION
 from quarterhour.analysis.chapters.paper.section import PAPER
 from quarterhour.analysis.chapters.search.section import FRONT, SEARCH
 from quarterhour.analysis.runs import Run
@@ -28,7 +28,7 @@ from quarterhour.analysis.sections import Section
 RUN_SECTIONS: tuple[Section[Run], ...] = (
     opening.OPENING,
     opening.SEARCH_OPENING,
-    ablation.SECTION,
+    ABLATION,
     equal_cost.SECTION,
     seeds.SECTION,
     memorisation.SECTION,

@@ -17,6 +17,7 @@ from quarterhour.tune.run_reader import (
     read_ending,
     read_experiment,
     read_rows,
+    run_of,
     trial_folders,
 )
 
@@ -90,6 +91,13 @@ def load_run(folder: Path) -> Run:
         trials=pd.DataFrame(list(trials.values())),
         rows=_rows_frame(rows, row_of),
     )
+
+
+def typed_path(folder: Path) -> str:
+    """A trial's folder as somebody types it in the working directory; elsewhere, from its run's
+    name on."""
+    here, run = Path.cwd(), run_of(folder) or folder
+    return str(folder.relative_to(here if folder.is_relative_to(here) else run.parent))
 
 
 def last_evaluation(steps: int, eval_every: int) -> int:

@@ -58,5 +58,6 @@ class Section(Generic[Subject]):
 
 
 def compares_configurations(run: Run) -> bool:
-    """Whether the run's trials are of named configurations, and not a search's."""
-    return not run.is_search
+    """Whether each of the run's named configurations is compared with each other: it is no search,
+    ablation or promotion, which ask other questions."""
+    return not any(run.experiment.get(kind) for kind in ("search", "ablation", "promotion"))

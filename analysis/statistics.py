@@ -4,7 +4,7 @@ Intervals hold with a probability of 95 %, and are NaN where there are too few v
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -115,19 +115,43 @@ def pooled_difference(
 ) -> dict[str, float]:
     """`difference` of two single values and its 95 % interval, `low` to `high`.
 
-    The values' spread is that within the groups, each of which has results of equal settings with
-    several seeds: s² = Σ(x - mean)² / Σ(n - 1), and the half width is t·s·sqrt(2). Everything but
-    the difference is NaN where no group has two values, or none any spread.
+    The values' spread is the `pooled_noise` of the groups, and the half width is t·s·sqrt(2).
+    Everything but the difference is NaN where no group has two values, or none any spread.
     """
-    several = [np.asarray(group, float) for group in groups if len(group) > 1]
-    freedom = sum(len(group) - 1 for group in several)
-    squares = sum(float(((group - group.mean()) ** 2).sum()) for group in several)
-    half = _NAN
-    if squares > 0:
-        half = float(scipy.special.stdtrit(freedom, (1 + CONFIDENCE) / 2))
-        half *= float(np.sqrt(2 * squares / freedom))
+    noise = pooled_noise(groups)
+    half = noise.student() * noise.deviation * 2**0.5 if noise.deviation > 0 else _NAN
     difference = one - other
     return {"difference": difference, "low": difference - half, "high": difference + half}
+
+
+class Noise(NamedTuple):
+    """The standard deviation of single values around their groups' means, and its degrees of
+    freedom."""
+
+    deviation: float
+    freedom: int
+
+    def student(self, probability: float = (1 + CONFIDENCE) / 2) -> float:
+        """Student's t with this probability below it; NaN without degrees of freedom."""
+        return float(scipy.special.stdtrit(self.freedom, probability)) if self.freedom else _NAN
+
+
+def pooled_noise(groups: Iterable[Sequence[float]]) -> Noise:
+    """The noise within groups, each of which has results of equal settings with its seeds.
+
+    s² = Σ(x - mean)² / Σ(n - 1). It is NaN where no group has two values, and 0 where those differ
+    by no more than rounding.
+    """
+    known = [np.asarray(group, float) for group in groups if len(group)]
+    freedom = sum(len(group) - 1 for group in known)
+    if not freedom:
+        return Noise(_NAN, 0)
+    deviations = [group - group.mean() for group in known]
+    largest = max(float(np.abs(group).max()) for group in known)
+    if max(float(np.abs(each).max()) for each in deviations) <= ROUNDING * largest:
+        return Noise(0.0, freedom)
+    squares = sum(float((each**2).sum()) for each in deviations)
+    return Noise((squares / freedom) ** 0.5, freedom)
 
 
 def holm(p: np.ndarray) -> np.ndarray:

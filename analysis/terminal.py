@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from quarterhour.analysis import formats
+from quarterhour.analysis import sections as chapter
 from quarterhour.analysis.chapters.paper.comparison import TABLE_COLUMNS, Comparison
 from quarterhour.analysis.chapters.paper.tables import TABLES
 from quarterhour.analysis.chapters.search import results as search
@@ -194,17 +195,15 @@ def seed_table(results: SearchResults) -> RenderableType | None:
     return _Wide(columns, boxed=False) if rows else None
 
 
-def effects_table(effects: pd.DataFrame) -> RenderableType:
-    """`ablation.effects` to read, the verdicts first."""
-    rows: list[tuple[str, ...]] = []
-    for row in effects.to_dict("records"):
-        half = _figure((row["high"] - row["low"]) / 2, ".4f")
-        difference = _figure(row["difference"], "+.4f") + (half and f" ± {half}")
-        p = formats.chance(row["p_corrected"])
-        rows.append((row["effect"], row["verdict"], difference, p))
-    figures = ("difference\n(nats)", "p,\ncorrected")
-    names = ("\neffect", "\nverdict", *figures)
-    return _Wide(_columns(names, rows, right=figures), boxed=False)
+def printed(table: chapter.Table) -> Group:
+    """A table of the report's; figures to the right, notes below."""
+    cells, notes = table.cells, [Text(note) for note in table.notes]
+    numeric = formats.numeric_headers(cells)
+    columns = [
+        _Column(name, cells[name].to_list(), "right" if name in numeric else "left")
+        for name in cells
+    ]
+    return Group(*[_Wide(columns, boxed=False)] * bool(len(cells)), *notes)
 
 
 def spent_text(results: SearchResults) -> str:

@@ -5,7 +5,7 @@ levels, trained as one configuration.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, combinations, product
 from typing import Any, Literal, get_args
@@ -23,12 +23,13 @@ _WIDTH, _FOLLOW_WIDTH = "model.d_model", ("model.n_heads", "model.d_ff")
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
-    """What a change of one factor does, or of two beyond what each does alone.
+    """What a change of one factor does, or of two beyond what each does alone: those of `paths`.
 
     It is the coefficient of `codes`, a number a cell, in a linear model with an intercept. The
     design cannot tell it from its `aliases`.
     """
 
+    paths: Sequence[str]
     codes: Mapping[str, float]
     aliases: list[str] = field(default_factory=list)
 
@@ -45,27 +46,33 @@ class Design:
         """The effects that can be told, by name: those of single factors first."""
         if self.kind == "one-at-a-time":
             others = [name for name in self.cells if name != REFERENCE]
-            return {name: Effect(codes=self._codes(lambda n, _, o=name: n == o)) for name in others}
+            return {
+                name: Effect(
+                    paths=[*self.cells[name]], codes=self._codes(lambda n, _, o=name: n == o)
+                )
+                for name in others
+            }
         told: dict[str, Effect] = {}
-        for name, codes in chain(self._mains(), self._interactions()):
-            negated = {cell: -code for cell, code in codes.items()}
-            same = (known for known in told.values() if known.codes in (codes, negated))
+        for name, effect in chain(self._mains(), self._interactions()):
+            negated = {cell: -code for cell, code in effect.codes.items()}
+            same = (known for known in told.values() if known.codes in (effect.codes, negated))
             if known := next(same, None):
                 known.aliases.append(name)
             else:
-                told[name] = Effect(codes=codes)
+                told[name] = effect
         return told
 
-    def _mains(self) -> Iterator[tuple[str, dict[str, float]]]:
+    def _mains(self) -> Iterator[tuple[str, Effect]]:
         """The change from a factor's first level to another; of two levels, half on either side."""
         for path, (first, *others) in self.factors.items():
             middle = 0.5 if len(others) == 1 else 0.0
             for level in others:
                 codes = self._codes(lambda _, cell, p=path, v=level: cell[p] == v)
                 centred = {name: code - middle for name, code in codes.items()}
-                yield f"{self._short(path)} {first} → {level}", centred
+                name = f"{self._short(path)} {first} → {level}"
+                yield name, Effect(paths=[path], codes=centred)
 
-    def _interactions(self) -> Iterator[tuple[str, dict[str, float]]]:
+    def _interactions(self) -> Iterator[tuple[str, Effect]]:
         """Of factors with two levels: half the change of one's effect from the other's first to its
         second level (Box, Hunter and Hunter 2005, Statistics for Experimenters)."""
         of_two = [path for path, levels in self.factors.items() if len(levels) == 2]
@@ -75,7 +82,8 @@ class Design:
                 lambda _, cell, a=one, b=other, v=last: (cell[a] == v[0]) == (cell[b] == v[1])
             )
             name = f"{self._short(one)} × {self._short(other)}"
-            yield name, {cell: code - 0.5 for cell, code in agree.items()}
+            codes = {cell: code - 0.5 for cell, code in agree.items()}
+            yield name, Effect(paths=[one, other], codes=codes)
 
     def _short(self, path: str) -> str:
         return short_name(path, self.factors)

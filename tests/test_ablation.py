@@ -1,6 +1,7 @@
 """Effects of an ablation: their figures, their verdicts, their intervals, and the command."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import pytest
 from test_grid import quarterhour
 from tiny import write_corpus
 
-from quarterhour.analysis.chapters.ablation import (
-    effects,
+from quarterhour.analysis.chapters.ablation.effects import effects, rates
+from quarterhour.analysis.chapters.ablation.section import (
     effects_figure,
     effects_table,
     half_normal,
@@ -19,19 +20,32 @@ from quarterhour.analysis.chapters.ablation import (
 )
 from quarterhour.analysis.runs import Run, load_run
 from quarterhour.search_spaces.designs import Design, build_design
-from quarterhour.tune.ablation import described
+from quarterhour.tune.ablation import describe_ablation
 from quarterhour.tune.cli import main
 
 FOUR = dict.fromkeys("abcd", (0, 1))
 
 
-def made_up(design: Design, losses: dict[str, list[float]]) -> Run:
-    """A run of the design's cells with these held-out losses, one a seed."""
+def made_up(
+    design: Design, losses: dict[str, list[float]], variants: dict[str, Any] | None = None
+) -> Run:
+    """A run of the design's cells, or of their variants, with these held-out losses, one a seed."""
     keys = [(name, seed) for name, of_cell in losses.items() for seed in range(len(of_cell))]
     frame = pd.DataFrame(keys, columns=["configuration", "seed"])
-    trials = frame.assign(status="COMPLETE")
+    folder = Path("runs/made_up/a/seed0")
+    ended: dict[str, Any] = {
+        "status": "COMPLETE",
+        "reason": None,
+        "diverged": False,
+        "steps_done": 4,
+    }
+    trials = frame.assign(**ended, folder=folder, **{"budget.steps": 4})
     rows = frame.assign(heldout_loss=[loss for of_cell in losses.values() for loss in of_cell])
-    experiment: dict[str, Any] = {"ablation": described(design, "tokens:1M"), "search": None}
+    rows = rows.assign(step=4, tokens=4_000, flops=4e9, seconds=1.0)
+    plain = {name: {"cell": name, "budget": "tokens:1M", "rate": 1.0} for name in losses}
+    budgets = list(dict.fromkeys(told["budget"] for told in (variants or plain).values()))
+    ablation = describe_ablation(design, budgets, variants or plain)
+    experiment: dict[str, Any] = {"ablation": ablation, "data": {}}
     return Run(folder=Path("made_up"), experiment=experiment, trials=trials, rows=rows)
 
 
@@ -66,9 +80,11 @@ def test_one_at_a_time_compares_with_the_reference():
     table = effects(run).set_index("effect")
     assert table["difference"].to_dict() == pytest.approx({"a=1": -1.0, "b=2": 0.05 / 3})
     assert table["verdict"].to_dict() == {"a=1": "lowers the loss", "b=2": "within seed noise"}
-    begun, detectable = sentences(run)
-    assert "1 of 2 effects are more than seed noise (Holm's correction for all" in begun
-    assert begun.endswith("a=1 -1.000.")
+    begun, found, detectable, after = sentences(run)
+    assert begun == "Design one-at-a-time of 3 cells; 9 trials, 3.6e+10 training FLOPs."
+    assert "1 of 2 effects are more than seed noise (Holm's correction for all" in found
+    assert found.endswith("a=1 -1.000.")
+    assert "seed0 --free a --budget tokens:1M" in after
     assert "(6 degrees of freedom)" in detectable
     assert half_normal(run) is None
 
@@ -79,8 +95,8 @@ def test_one_seed_gives_effects_without_verdicts_and_says_why():
     assert set(effects(run)["verdict"]) == {"one seed: cannot be judged"}
     assert effects(run)["low"].isna().all()
     said = sentences(run)
-    assert "The largest effect is a 1 → 2: -1.200 nats." in said[0]
-    assert "--seeds 3, trains two more" in said[1]
+    assert said[1] == "At tokens:1M, the largest effect is a 1 → 2: -1.200 nats."
+    assert "--seeds 3, trains two more" in said[2]
     assert effects_figure(run)
 
 
@@ -88,7 +104,7 @@ def test_without_a_cell_there_are_no_effects():
     design = build_design("cross", {"a": (1, 2), "b": (1, 2)}, 4, {})
     run = made_up(design, {"cell1": [4.0, 4.1], "cell2": [3.4, 3.5]})
     assert effects(run).empty
-    assert "Effects cannot be told yet: trials are missing." in sentences(run)[0]
+    assert "effects cannot be told yet: trials are missing." in sentences(run)[1]
     assert effects_figure(run) is None
 
 
@@ -97,12 +113,83 @@ def test_the_table_and_the_figures_of_a_screen():
     run = noisy(design, {"a": -0.5, "b": 0.2, "c": 0, "d": 0}, np.random.default_rng(0))
     table = effects_table(run)
     assert list(table.cells["effect"][:2]) == ["a 0 → 1", "b 0 → 1"]
-    assert list(table.cells["verdict"][:2]) == ["lowers the loss", "raises the loss"]
-    assert table.cells["p corrected"][0] == "<0.001"
+    assert list(table.frame["verdict"][:2]) == ["lowers the loss", "raises the loss"]
+    assert table.cells["tokens:1M, as trained"][0].startswith("-0.5")
     assert "c × d" in "; ".join(table.cells["aliases"])
     assert "Benjamini and Hochberg" in table.notes[0]
     assert effects_figure(run)
     assert half_normal(run)
+
+
+TWO = build_design("cross", {"a": (1, 2), "b": (1, 2)}, 4, {})
+
+
+def test_equal_losses_of_all_seeds_tell_no_noise():
+    run = made_up(
+        TWO, {"cell1": [4.0, 4.0], "cell2": [3.4] * 2, "cell3": [3.0] * 2, "cell4": [2] * 2}
+    )
+    assert set(effects(run)["verdict"]) == {"no spread: cannot be judged"}
+    assert "Seeds make no difference" in sentences(run)[2]
+
+
+def test_effects_of_several_budgets_stand_beside_each_other():
+    budgets = ("tokens:1M", "tokens:4M")
+    variants = {
+        f"{cell}-{budget}": {"cell": cell, "budget": budget, "rate": 1.0}
+        for budget in budgets
+        for cell in TWO.cells
+    }
+    shift = {"tokens:1M": 1.0, "tokens:4M": -1.0}
+    losses = {
+        name: [4 + shift[told["budget"]] * TWO.cells[told["cell"]]["a"] + s for s in (0, 0.1)]
+        for name, told in variants.items()
+    }
+    run = made_up(TWO, losses, variants)
+    table = effects(run).set_index(["budget", "effect"])["difference"]
+    assert table["tokens:1M", "a 1 → 2"] == pytest.approx(1)
+    assert table["tokens:4M", "a 1 → 2"] == pytest.approx(-1)
+    assert list(effects_table(run).cells) == ["effect", *(f"{b}, as trained" for b in budgets)]
+    assert effects_figure(run)
+    del losses["cell1-tokens:4M"]
+    assert {*effects(made_up(TWO, losses, variants))["budget"]} == {"tokens:1M"}
+
+
+def test_each_cell_is_compared_at_its_own_best_learning_rate():
+    variants = {
+        f"{cell}-lr{rate:g}": {"cell": cell, "budget": "tokens:1M", "rate": rate}
+        for cell in TWO.cells
+        for rate in (0.5, 1.0, 2.0)
+    }
+    losses = {
+        name: [told["rate"] if told["cell"] != "cell4" else 5 - told["rate"]] * 2
+        for name, told in variants.items()
+    }
+    losses["cell1-lr1"] = [0.1, 0.2]
+    losses["cell2-lr0.5"] = [0.4]  # its other seed failed
+    run = made_up(TWO, losses, variants)
+    best = rates(run).loc[rates(run)["best"]].set_index("cell")
+    assert best["rate"].to_dict() == {"cell1": 1.0, "cell2": 1.0, "cell3": 0.5, "cell4": 2.0}
+    assert best["at_edge"].to_dict() == {
+        "cell1": False, "cell2": False, "cell3": True, "cell4": True
+    }  # fmt: skip
+    assert effects(run).set_index("effect").loc["a 1 → 2", "difference"] == pytest.approx(
+        (0.5 + 3.0) / 2 - (0.15 + 1.0) / 2
+    )
+    told = " ".join(sentences(run))
+    assert "of cell3 at tokens:1M (x0.5), cell4 at tokens:1M (x2)." in told
+
+
+def test_costs_that_differ_are_compared_at_equal_flops_too():
+    run = made_up(TWO, {f"cell{n}": [4.0, 4.1] for n in (1, 2, 3, 4)})
+    early = run.rows.assign(step=1, flops=1e9, heldout_loss=5.0)
+    rows = pd.concat([early, run.rows], ignore_index=True)
+    rows.loc[rows["configuration"].isin(["cell3", "cell4"]), "flops"] *= 2
+    table = effects(replace(run, rows=rows)).set_index(["at", "effect"])["difference"]
+    assert table["as trained", "a 1 → 2"] == pytest.approx(0)
+    # At 4 GFLOPs those of 8 are half way between 2 and 8, on a log scale.
+    assert table["equal FLOPs", "a 1 → 2"] == pytest.approx((5 - 4.05) / 2)
+    notes = effects_table(replace(run, rows=rows)).notes
+    assert "read off the curves where the cheapest trial of the budget ends" in notes[1]
 
 
 @pytest.mark.slow
@@ -137,12 +224,11 @@ def test_an_ablation_is_trained_told_and_goes_on_with_more_seeds(tmp_path: Path)
     output, errors = quarterhour(tmp_path, *command, "--seeds", "2", "--json").communicate()
     answer = json.loads(output)
     assert {"run", "trials", "effects"} < answer.keys()
-    assert len(answer["effects"]) == 3
+    assert [told["at"] for told in answer["effects"]] == ["as trained"] * 3 + ["equal FLOPs"] * 3
     assert "effects are more than seed noise" in errors
     assert "8 of 8 trials complete" in errors
     assert before == {p: p.stat().st_mtime_ns for p in before}
     run = load_run(tmp_path / "runs/a")
-    assert len(effects(run)) == 3
     assert {*run.trials["model.n_layers"]} == {1, 2}
     other = [*command[:-4], "--budget", "steps:7", "--name", "a"]
     _, errors = (refused := quarterhour(tmp_path, *other)).communicate()
@@ -156,6 +242,8 @@ def test_an_ablation_is_trained_told_and_goes_on_with_more_seeds(tmp_path: Path)
         (["--vary", "model.d_model=64,100"], "model.d_model 100 cannot be built: model.n_heads"),
         (["--vary", "modl.x=1"], "modl.x 1 cannot be built: unknown key 'modl.x'"),
         (["--vary", "model.n_layers=1", "--budget", "5"], "--budget is '5'"),
+        (["--vary", "model.n_layers=1", "--budget", "steps:9,steps:9"], "has steps:9 twice"),
+        (["--vary", "optim.learning_rate=1e-3", "--tune-lr"], "its own optim.learning_rate"),
         ([], "Missing option '--vary'"),
     ],
 )

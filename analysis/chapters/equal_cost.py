@@ -28,7 +28,7 @@ _COLUMNS = [
     *("interpolated", "steps", "shared", TRIALS_ON_DEVICE, "rank"),
 ]
 
-_Trial = dict[str, np.ndarray]  # a trial's rows, by column
+TrialRows = dict[str, np.ndarray]  # a trial's rows, by column
 
 
 @lru_cache(maxsize=1)
@@ -43,7 +43,7 @@ def equal_cost(run: Run) -> pd.DataFrame:
     `rank_at_equal_steps` is among the same configurations. Seconds on a device that several trials
     `shared` have no rank and set no cost. `remark` says this in words.
     """
-    trials, lent = _complete_trials(run), _lent_trials(run)
+    trials, lent = complete_trials(run), _lent_trials(run)
     rows = [row for view in VIEWS for row in _view(view, trials, lent)]
     table = pd.DataFrame(rows, columns=_COLUMNS)
     at_steps = table.loc[table["view"] == "steps"].set_index("configuration")["rank"]
@@ -105,12 +105,12 @@ def equal_cost_losses(run: Run) -> Figure | None:
     return figure
 
 
-def _complete_trials(run: Run) -> dict[str, list[_Trial]]:
+def complete_trials(run: Run) -> dict[str, list[TrialRows]]:
     """The trials that ended with a held-out loss, by configuration."""
     final = final_rows(run, [HELDOUT_LOSS]).dropna(subset=[HELDOUT_LOSS])
     keys = {*final[TRIAL].itertuples(index=False, name=None)}
     by_trial: Any = run.rows.reindex(columns=[*TRIAL, *_ROW]).groupby(TRIAL, sort=False)
-    trials: dict[str, list[_Trial]] = {}
+    trials: dict[str, list[TrialRows]] = {}
     for key, trial in by_trial:
         if key in keys:
             values = {column: trial[column].to_numpy(float) for column in _ROW}
@@ -118,13 +118,13 @@ def _complete_trials(run: Run) -> dict[str, list[_Trial]]:
     return trials
 
 
-def _lent_trials(run: Run) -> dict[str, list[_Trial]]:
+def _lent_trials(run: Run) -> dict[str, list[TrialRows]]:
     """Trials of the runs beside this one, on the same data, that differ from ours by their budget.
 
     They stand under the name that the configuration has here.
     """
     names = dict(zip(settings_but(run, "budget"), run.trials["configuration"], strict=True))
-    lent: dict[str, list[_Trial]] = {}
+    lent: dict[str, list[TrialRows]] = {}
     for other in run.beside:
         if other.experiment["data"].get("fingerprint") == run.experiment["data"].get("fingerprint"):
             known = other.trials["key"].isin(run.trials["key"])
@@ -132,14 +132,14 @@ def _lent_trials(run: Run) -> dict[str, list[_Trial]]:
                 zip(other.trials["configuration"], settings_but(other, "budget"), strict=True)
             )
             wanted = {*other.trials.loc[~known, "configuration"]}
-            for name, trials in _complete_trials(other).items():
+            for name, trials in complete_trials(other).items():
                 if name in wanted and ours[name] in names:
                     lent.setdefault(names[ours[name]], []).extend(trials)
     return lent
 
 
 def _view(
-    view: str, trials: dict[str, list[_Trial]], lent: dict[str, list[_Trial]]
+    view: str, trials: dict[str, list[TrialRows]], lent: dict[str, list[TrialRows]]
 ) -> list[dict[str, Any]]:
     """The configurations at the cost of this kind that most trials were made for, best first.
 
@@ -169,7 +169,7 @@ def _view(
         exact = made_for(cost, ends.get(name, []))
         seeds = [*compress(usable.get(name, []), exact)] or own
         at_cost = None if any(exact) or shared[name] else cost
-        heldout, train = ([_loss(t, which, column, at_cost) for t in seeds] for which in _LOSSES)
+        heldout, train = ([loss_at(t, which, column, at_cost) for t in seeds] for which in _LOSSES)
         figures = (view, cost, name, *mean_interval(heldout), float(np.mean(train)))
         how = (at_cost is not None, _most(seeds, "step"), shared[name], sharing[name])
         rows.append(dict(zip(_COLUMNS, figures + how, strict=False)))
@@ -179,11 +179,11 @@ def _view(
     return rows
 
 
-def _most(trials: list[_Trial], column: str) -> float:
+def _most(trials: list[TrialRows], column: str) -> float:
     return float(max(trial[column].max() for trial in trials))
 
 
-def _loss(trial: _Trial, loss: str, column: str, cost: float | None) -> float:
+def loss_at(trial: TrialRows, loss: str, column: str, cost: float | None) -> float:
     """The loss of the last row, or at `cost` between two measured ones; NaN before the first."""
     if cost is None:
         return float(trial[loss][-1])

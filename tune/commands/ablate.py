@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from quarterhour.tune.commands import options
-from quarterhour.tune.commands.answer import Answer
+from quarterhour.tune.commands.answer import Answer, records
 from quarterhour.tune.commands.console import PlainConsole
 from quarterhour.tune.commands.train import end, train_all
 
@@ -38,10 +38,18 @@ def ablate(
     budget: Annotated[
         str | None,
         typer.Option(
-            help="Of each trial: steps:N, tokens:N or flops:N. Default: the tokens of the"
-            " configuration."
+            help="Of each trial: steps:N, tokens:N, flops:N or seconds:N; several, with commas,"
+            " train the design at each. Default: the tokens of the configuration."
         ),
     ] = None,
+    tune_lr: Annotated[
+        bool,
+        typer.Option(
+            "--tune-lr",
+            help="Train each cell at half, one and two times its learning rate, and compare the"
+            " best of each.",
+        ),
+    ] = False,
     corpus: options.Corpus = None,
     tokenizer: options.Tokenizer = None,
     precision: options.Precision = None,
@@ -57,9 +65,10 @@ def ablate(
     Each is trained with an equal budget. The same command again goes on, and with more --seeds it
     trains the further ones.
     """
-    from quarterhour.analysis.chapters.ablation import effects, sentences
+    from quarterhour.analysis.chapters.ablation.effects import effects
+    from quarterhour.analysis.chapters.ablation.section import effects_table, sentences
     from quarterhour.analysis.runs import load_run
-    from quarterhour.analysis.terminal import effects_table
+    from quarterhour.analysis.terminal import printed
     from quarterhour.search_spaces.designs import build_design, parse_factors
     from quarterhour.tune.ablation import build_ablation
     from quarterhour.tune.experiment import ExperimentRequest, build_experiment
@@ -79,14 +88,14 @@ def ablate(
             raise ValueError(f"{configuration} has several configurations: give a trial's folder")
         (point,) = around.configurations.values()
         planned = build_design(design, factors, resolution, point.values())
-        experiment = build_ablation(around, planned, budget)
+        budgets = budget.split(",") if budget else []
+        experiment = build_ablation(around, planned, budgets, tune_rate=tune_lr)
     console = PlainConsole()
     for effect, told in planned.effects().items():
         if told.aliases:
             console.print(f"cannot be told apart: {effect}; {'; '.join(told.aliases)}")
     train_all(console, experiment, runs)
     measured = load_run(experiment.folder)
-    told = effects(measured)
     console.print(*(f"{one}\n" for one in sentences(measured)), sep="", highlight=False)
-    console.print(effects_table(told))
-    return end(console, experiment, effects=told.to_dict("records"))
+    console.print(printed(effects_table(measured)))
+    return end(console, experiment, effects=records(effects(measured)))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from quarterhour.analysis.runs import Run
+from quarterhour.analysis.runs import Run, typed_path
 from quarterhour.analysis.statistics import CONFIDENCE, pooled_difference, unjudged, welch
 from quarterhour.tune.run_folder import SPEEDS, TRIAL, Status, setting_place
 
@@ -109,10 +109,7 @@ def rerun_command(trial_folder: Path) -> str:
     It is for the working directory in which the report is made; a trial's folder elsewhere is told
     by the end of its path. Beside the search's run folder it adopts the result instead.
     """
-    here = Path.cwd()
-    inside = trial_folder.is_relative_to(here)
-    shown = trial_folder.relative_to(here) if inside else Path(*trial_folder.parts[-2:])
-    return shlex.join(["quarterhour", "run", str(shown)])
+    return shlex.join(["quarterhour", "run", typed_path(trial_folder)])
 
 
 def seed_comparison(results: SearchResults) -> pd.DataFrame:

@@ -1,0 +1,1 @@
+"""An ablation: the effects of its settings (effects), and its section."""

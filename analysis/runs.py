@@ -132,7 +132,7 @@ def _read_experiment(folder: Path) -> dict[str, Any]:
     data = ("data.corpus", "data.tokenizer", "data.train_documents")
     check_names(folder, experiment, "configurations", "seeds", "protocol", *data)
     if experiment.get("search"):
-        check_names(folder, experiment, "search.objectives", "resolved.baseline", "profile")
+        check_names(folder, experiment, "search.objectives", "resolved", "profile")
     return experiment
 
 

@@ -186,11 +186,12 @@ def seed_table(results: SearchResults) -> RenderableType | None:
     rows: list[tuple[str, ...]] = []
     for row in search.seed_comparison(results).to_dict("records"):
         difference = _figure(row["difference"], "+.4f")
-        verdict = row["verdict"] if difference else "the best of the six"
+        verdict = row["verdict"] if difference else results.standard
         half = _figure((row["high"] - row["low"]) / 2, ".4f")
         difference += half and f" ± {half}"
         rows.append((row["trial"], verdict, difference, f"{row['mean']:.4f}", str(row["n"])))
-    figures = ("less best\nof the six", f"mean\n{results.objective}", "fresh\nseeds")
+    less = results.standard.removeprefix("the ").replace("best ", "best\n")
+    figures = (f"less {less}", f"mean\n{results.objective}", "fresh\nseeds")
     columns = _columns(("\ntrial", "\nat 95 %", *figures), rows, right=figures)
     return _Wide(columns, boxed=False) if rows else None
 

@@ -45,7 +45,9 @@ class SearchBudget:
 
     @classmethod
     def same_tokens_as(cls, config: TrialConfig) -> Self:
-        """The tokens that `config` trains on."""
+        """The tokens that `config` trains on. Raises ValueError where its steps are not known."""
+        if not config.budget.trained_steps:
+            raise ValueError("its budget is in seconds, so its tokens are not known: pass --budget")
         data = config.data
         tokens = config.budget.trained_steps * data.batch_size * data.seq_len
         return cls(unit="tokens", amount=float(tokens))

@@ -7,10 +7,10 @@ head), so any configuration can be looked up in it.
 
 import dataclasses
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -194,6 +194,39 @@ def draw(space: Space, baseline: TrialConfig, trial: optuna.Trial) -> TrialConfi
             f" ({error}); let it depend on its parameters alone"
         ) from error
     return config
+
+
+class _Holding:
+    """An Optuna trial in which some parameters are held: it suggests these values alone."""
+
+    def __init__(self, trial: BaseTrial, held: Mapping[str, Any]) -> None:
+        self._trial = trial
+        self._held = held
+
+    def __getattr__(self, method: str) -> Any:
+        own = getattr(self._trial, method)
+        if not method.startswith("suggest_"):
+            return own
+        return lambda name, *a, **k: self._held[name] if name in self._held else own(name, *a, **k)
+
+
+def reduced(space: Space, around: TrialConfig, free: Collection[str]) -> Space:
+    """The space in which the `free` parameters vary, and those that only they bring with them.
+
+    All others are held as `around` has them. Raises ValueError where that lies outside the space,
+    or what shall be free is no parameter there.
+    """
+    try:
+        known = locate(space, around, around).params
+    except ValueError as error:
+        raise ValueError(f"what --around names is {error}; try another --space") from error
+    if unknown := [path for path in free if path not in known]:
+        raise ValueError(
+            f"--free {unknown[0]} is no parameter of the space there: use some of"
+            f" {', '.join(known)}"
+        )
+    held = {path: value for path, value in known.items() if path not in free}
+    return lambda trial: space(cast(BaseTrial, _Holding(trial, held)))
 
 
 def load_space(name: str, profile: Profile) -> Space:

@@ -15,6 +15,7 @@ from quarterhour.search_spaces.open_ended import (
     load_space,
     locate,
     open_ended,
+    reduced,
 )
 from quarterhour.search_spaces.profiles import PAPER, PROFILES, QUICK, Profile
 from quarterhour.search_spaces.reference import PROTOCOLS, SIX, reference_configurations
@@ -206,3 +207,47 @@ def test_a_space_of_ones_own(tmp_path: Path):
     with pytest.raises(ValueError, match=r"data\.batch_size is 16"):
         locate(space, QUICK.baseline, six["large_batch"])
     assert set(SIX) == set(six)
+
+
+FREE = ["optim.learning_rate", "model.d_model"]
+
+
+@given(st.integers(0, 10_000))
+def test_in_a_reduced_space_only_what_is_free_varies(seed: int):
+    around = QUICK.baseline.with_values({"optim.beta1": 0.85, "optim.schedule": "linear"})
+    space = reduced(open_ended(QUICK), around, FREE)
+    trial = sampled(QUICK, seed)
+    config = around.with_values(space(trial))
+    assert [*trial.params] == ["model.d_model", "optim.learning_rate"]
+    changed = {path for path, value in config.values().items() if value != around.values()[path]}
+    assert changed <= {*FREE, "model.d_ff", "model.n_heads"}
+    assert locate(space, around, config).params == trial.params
+    with pytest.raises(ValueError, match=r"optim\.beta1 is 0\.9.* only 0\.85"):
+        locate(space, around, config.with_values({"optim.beta1": 0.9}))
+
+
+def test_what_a_free_choice_brings_with_it_is_free_too():
+    space = reduced(open_ended(QUICK), QUICK.baseline, ["optim.schedule"])
+    seen = {name for seed in range(30) for name in _params(space, seed)}
+    assert seen == {"optim.schedule", "optim.cycles", "optim.decay_fraction"}
+
+
+def _params(space: Any, seed: int) -> dict[str, Any]:
+    trial = sampled(QUICK, seed)
+    space(trial)
+    return trial.params
+
+
+@pytest.mark.parametrize(
+    ("values", "free", "message"),
+    [
+        ({}, ["model.d_ff"], r"--free model\.d_ff is no parameter of the space there: use some of"),
+        ({"model.d_ff": 100}, ["optim.beta1"], r"model\.d_ff is 100, and .* only 384; try another"),
+        ({"model.dropout": 0.5}, ["optim.beta1"], r"--around names is outside the search space: .* 0\.5 .*model\.dropout"),
+    ],
+)
+def test_a_space_that_cannot_be_reduced_so_is_refused(
+    values: dict[str, Any], free: list[str], message: str
+):
+    with pytest.raises(ValueError, match=message):
+        reduced(open_ended(QUICK), QUICK.baseline.with_values(values), free)

@@ -17,11 +17,13 @@ from tiny import write_corpus
 from quarterhour.analysis.chapters.search.results import search_results, seed_comparison
 from quarterhour.analysis.runs import load_run
 from quarterhour.model.optim import Schedule
+from quarterhour.search_spaces.budget import SearchBudget
 from quarterhour.search_spaces.reference import SIX
 from quarterhour.tune.experiment import ExperimentRequest
 from quarterhour.tune.machine import cpu_count
 from quarterhour.tune.run_reader import read_rows
-from quarterhour.tune.search.settings import SearchRequest, build_search
+from quarterhour.tune.search.first_points import starting_points
+from quarterhour.tune.search.settings import SearchRequest, build_search, read_search
 
 SEARCH = ("search", "--corpus", "tiny.jsonl")
 
@@ -148,3 +150,26 @@ def test_the_run_folder_tells_what_hyperparameters_range_over(tmp_path: Path):
     assert domains["optim.eps"] == [1e-8]
     assert domains["model.n_heads"][0] < domains["model.n_heads"][1], "it follows from the width"
     assert "budget.max_steps" not in domains
+
+
+def test_a_search_around_a_trial_varies_what_is_free_and_is_read_again(tmp_path: Path):
+    asked: Any = {
+        "space": "open-ended", "objective": "heldout_loss", "scheduler": None, "seeds": (0,),
+        "name": None, "runs": tmp_path, "profile": None, "values": {}, "tokenizer": None,
+        "corpus": str(write_corpus(tmp_path / "tiny.jsonl")), "resources": ONE_AT_ONCE,
+        "budget": None,
+    }  # fmt: skip
+    request = SearchRequest(around="high_lr", free=("optim.beta1",), **asked)
+    assert request.folder == tmp_path / "search-around-high_lr-optim.beta1"
+    experiment, search = build_search(request)
+    assert list(search.reference) == ["high_lr"]
+    assert search.budget == SearchBudget.same_tokens_as(experiment.configurations["high_lr"])
+    assert starting_points(search, []) == [("high_lr", search.reference["high_lr"])]
+    with experiment.opened():
+        again = read_search(experiment.folder)
+        assert again.reference == search.reference
+        assert not again.why_outside(again.point({"optim.beta1": 0.9}))
+        with pytest.raises(ValueError, match=r"optim\.beta2"):
+            again.point({"optim.beta2": 0.9})
+    with pytest.raises(ValueError, match="--around TRIAL and --free PATH,PATH go together"):
+        replace(request, free=())

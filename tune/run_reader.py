@@ -104,12 +104,23 @@ _EXPERIMENT_KIND = {
             "budget": str,
             "factors": {ANY: [(float, int, bool, str)]},
             "cells": {ANY: {ANY: (float, int, bool, str)}},
-            "effects": {ANY: {"codes": {ANY: float}, "aliases": [str]}},
+            "effects": {ANY: {"codes": {ANY: float}, "aliases": [str], "paths": ([str], NoneType)}},
+            "variants": (
+                {ANY: {"cell": str, "budget": str, "rate": (float, int)}},
+                NoneType,
+            ),
         },
         NoneType,
     ),
     "search": (
-        {"objectives": {ANY: str}, "seed": int, "space": str, "budget": str, "scheduler": str},
+        {
+            "objectives": {ANY: str},
+            "seed": int,
+            "space": str,
+            "budget": str,
+            "scheduler": str,
+            "free": ([str], NoneType),
+        },
         NoneType,
     ),
 }

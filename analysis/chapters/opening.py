@@ -114,20 +114,22 @@ def _of_a_search(run: Run) -> list[str]:
     measure = COLUMNS[results.objective]
     first, six = ranked.iloc[0], results.best_of_reference()
     kind, _, amount = run.experiment["search"]["budget"].partition(":")
+    is_six = len(results.reference) > 1
+    given = "published configurations" if is_six else "searched around"
     of_six = ranked["origin"].isin(results.reference).sum()
     said = (
-        f"The best of {len(ranked)} complete trials ({of_six} published configurations,"
+        f"The best of {len(ranked)} complete trials ({of_six} {given},"
         f" {len(ranked) - of_six} proposals), each of {float(amount):,.0f} {kind}, is"
         f" {search.spoken(first)}: {measure.label} {first[results.objective]:.4g}"
         f" {measure.unit}".rstrip()
     )
     if six is not None and six.name == first.name:
-        said += ", one of the six: no proposal is better"
+        said += f", {'one of the six' if is_six else 'itself'}: no proposal is better"
     elif six is not None:
         off = abs(first[results.objective] - six[results.objective])
         said += (
-            f", {off:.3g} better than the best of the six published configurations,"
-            f" {search.spoken(six)}"
+            f", {off:.3g} better than"
+            f" {'the best of the six published configurations, ' * is_six}{search.spoken(six)}"
         )
     said += ". One seed chose the trial, and the same seed gave this figure, which flatters it."
     return [f"{said}{_other_costs(kind, ranked)}", *_confirmed(run), _what_decides(run)]
@@ -151,7 +153,7 @@ def _confirmed(run: Run) -> list[str]:
     if compared.empty:
         return [
             "Whether that is more than seed noise cannot be told yet: at its end, a search trains"
-            " its best trials and the best of the six again with fresh seeds."
+            f" its best trials and {results.standard} again with fresh seeds."
         ]
     others = compared.dropna(subset=["difference"])
     origins = results.searched.set_index("configuration")["origin"]
@@ -162,11 +164,12 @@ def _confirmed(run: Run) -> list[str]:
         for row in others.to_dict("records")
     ]
     if not said:
-        return ["The best of the six is the best of all, and no other trial has fresh seeds."]
+        return [f"No trial is better than {results.standard}, and no other has fresh seeds."]
     return [
-        f"The search trained its best trials and the best of the six again, with up to"
+        f"The search trained its best trials and {results.standard} again, with up to"
         f" {compared['n'].max()} seeds that had chosen nothing. Means, and differences from the"
-        f" best of the six: {'; '.join(said)} ({search.CORRECTION}). {search.CHOSEN}."
+        f" latter: {'; '.join(said)} ({search.CORRECTION})."
+        f" {results.remark_on_standard}".rstrip()
     ]
 
 
@@ -184,8 +187,8 @@ def _what_decides(run: Run) -> str:
 
 
 def outcome(run: Run) -> Any:
-    """The best against the best of the six with fresh seeds, or as long as there are none, how the
-    search came to its best."""
+    """The best against the best reference point with fresh seeds, or as long as there are none, how
+    the search came to its best."""
     return figures.fresh_seeds(run) or figures.optimisation_history(run)
 
 
@@ -202,5 +205,5 @@ SEARCH_OPENING = Section[Run](
     title="Results",
     applies=lambda run: run.is_search,
     sentences=sentences,
-    figures={"outcome": ("The best against the best of the six", outcome)},
+    figures={"outcome": ("The best with fresh seeds", outcome)},
 )

@@ -32,8 +32,8 @@ def ablate(
     resolution: Annotated[
         int, typer.Option(help="Of a fraction: 3, 4 or 5. With 5 it tells all effects of two.")
     ] = 4,
-    profile: options.OwnProfile = None,
-    protocol: options.OwnProtocol = None,
+    profile: options.Profile = None,
+    protocol: options.Protocol = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds for each cell.")] = 1,
     budget: Annotated[
         str | None,

@@ -19,14 +19,15 @@ TRAIN, USE, LOOK, CHECK = "Train", "Use", "Look", "Check"
 _DATA, _MACHINE, _KEPT = "Data", "Machine", "Run folder"
 
 Profile = Annotated[
-    str, typer.Option(help="quick (small, for a CPU) or paper (the study's sizes).")
-]
-OwnProfile = Annotated[
-    str | None, typer.Option("--profile", help="quick, paper. Default: quick, or the trial's own.")
-]
-OwnProtocol = Annotated[
     str | None,
-    typer.Option("--protocol", help="as-run, as-described. Default: as-run, or the trial's own."),
+    typer.Option(
+        help="quick (small, for a CPU) or paper (the study's sizes). Default: quick, or the"
+        " trial's own."
+    ),
+]
+Protocol = Annotated[
+    str | None,
+    typer.Option(help="as-run, as-described. Default: as-run, or the trial's own."),
 ]
 TrialBudget = Annotated[
     str | None,

@@ -41,10 +41,21 @@ OwnSpace = Annotated[
 
 @app.command(rich_help_panel=options.TRAIN)
 def search(
-    profile: options.Profile = "quick",
+    profile: options.Profile = None,
     space: Annotated[
         str, typer.Option(help="open-ended, architectures or FILE.py:NAME.")
     ] = "open-ended",
+    around: Annotated[
+        str | None,
+        typer.Option(help="A trial's folder, or one of the six, to search around; with --free."),
+    ] = None,
+    free: Annotated[
+        str | None,
+        typer.Option(
+            help="Parameters of the space that vary, with commas, e.g."
+            " optim.learning_rate,model.n_layers; the rest stays as --around has it."
+        ),
+    ] = None,
     trials: Annotated[
         int | None, typer.Option(help="End after this many trials, the first points included.")
     ] = None,
@@ -63,7 +74,7 @@ def search(
         str | None,
         typer.Option(
             help="What each trial may spend: steps:N, tokens:N, flops:N or seconds:N."
-            " Default: the tokens of the profile's baseline."
+            " Default: the tokens of the baseline, or of --around."
         ),
     ] = None,
     scheduler: Annotated[
@@ -101,6 +112,7 @@ def search(
         request = SearchRequest(
             space=space, budget=budget, objective=objective, scheduler=scheduler, seeds=(seed,),
             profile=profile, corpus=corpus, tokenizer=tokenizer, name=name, runs=runs,
+            around=around, free=tuple(free.split(",")) if free else (),
             values={} if precision is None else {"precision": precision},
             resources=options.planned_resources(cpus_per_trial, gpus_per_trial, address, runs),
         )  # fmt: skip
@@ -157,7 +169,7 @@ def _headline(
 
 
 def _fresh_trials(search: "Search") -> "list[TrialSpec]":
-    """The best trials and the best of the six, each with fresh seeds."""
+    """The best trials and the best reference point, each with fresh seeds."""
     from quarterhour.tune.search.settings import CANDIDATES
 
     results = _results(search.folder)
@@ -177,7 +189,7 @@ def _train(console: PlainConsole, experiment: "Experiment", fresh: "Sequence[Tri
     todo = prepare_trials(fresh, experiment.folder.parent)
     if todo:
         trials = counted(len(todo), "trial")
-        console.print(f"the best of the search and of the six, {trials} with fresh seeds")
+        console.print(f"the best of the search and of its reference, {trials} with fresh seeds")
         with TrialsProgress(console, todo, len(fresh) - len(todo)) as progress:
             run_trials(todo, experiment.tokens, experiment.resources, progress)
 

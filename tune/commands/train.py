@@ -32,8 +32,8 @@ def grid(
             " mapping of names of your own to settings. Default: the six."
         ),
     ] = None,
-    profile: options.OwnProfile = None,
-    protocol: options.OwnProtocol = None,
+    profile: options.Profile = None,
+    protocol: options.Protocol = None,
     seeds: Annotated[int, typer.Option(help="Number of seeds for each configuration.")] = 1,
     budget: options.TrialBudget = None,
     corpus: options.Corpus = None,
@@ -93,8 +93,8 @@ def run(
             help="Whole length, steps:N, tokens:N or flops:N, to which a trained trial goes on."
         ),
     ] = None,
-    profile: options.OwnProfile = None,
-    protocol: options.OwnProtocol = None,
+    profile: options.Profile = None,
+    protocol: options.Protocol = None,
     corpus: options.Corpus = None,
     tokenizer: options.Tokenizer = None,
     max_steps: options.MaxSteps = None,

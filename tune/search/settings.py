@@ -11,9 +11,9 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from quarterhour.search_spaces.budget import BudgetTooSmallError, SearchBudget
-from quarterhour.search_spaces.open_ended import draw, load_space, locate
+from quarterhour.search_spaces.open_ended import draw, load_space, locate, reduced
 from quarterhour.search_spaces.point import TrialConfig
-from quarterhour.search_spaces.profiles import PROFILES
+from quarterhour.search_spaces.profiles import PROFILES, Profile
 from quarterhour.search_spaces.space_file import Space, absolute, content_hash, is_remembered
 from quarterhour.tune.experiment import Experiment, ExperimentRequest, build_experiment
 from quarterhour.tune.foreign import MEND, DamagedError, damage_told
@@ -45,30 +45,46 @@ CANDIDATES, SEEDS_OF_CANDIDATES = 3, 3
 class SearchRequest(ExperimentRequest):
     """What `quarterhour search` was asked; its one seed is the sampler's and every trial's.
 
-    A budget of None is the tokens of the profile's baseline. A scheduler of None is asha for one
-    objective and none for several.
+    `around` is the configuration around which it searches, in the place of the six, and `free` the
+    parameters of the space that then vary. A budget of None is the tokens of the baseline, or of
+    that configuration. A scheduler of None is asha for one objective and none for several. Raises
+    ValueError where one of `around` and `free` is given alone.
     """
 
     kind: str = "search"
-    protocol: str = "as-run"
+    protocol: str | None = None
+    around: str | None = None
+    free: tuple[str, ...] = ()
     space: str
     budget: str | None
     objective: str
     scheduler: str | None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if bool(self.around) != bool(self.free):
+            raise ValueError(
+                "--around TRIAL and --free PATH,PATH go together: around what to search, and what"
+                " then varies"
+            )
+
     @property
     def default_name(self) -> str:
         """The run folder's name if none is given: it tells what is not the default."""
+        around = [f"around-{self._label(self.around)}", *self.free] if self.around else []
         asked = {self.profile, self.space, self.objective, self.budget, self.scheduler}
         given = asked - {"quick", "open-ended", "heldout_loss", None}
-        return "-".join([self.kind, *sorted(str(part).replace("/", "_") for part in given)])
+        return "-".join(
+            [self.kind, *around, *sorted(str(part).replace("/", "_") for part in given)]
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
     """Optuna trials on one space, all with one budget and one seed.
 
-    `reference` has the six reference points with that budget. `provenance` and `sharing` are those
+    `reference` has the six reference points with that budget, or the one around which it searches.
+    `provenance` and `sharing` are those
     of its trials; `sharing` is None where no objective depends on the machine.
     """
 
@@ -85,8 +101,8 @@ class Search:
 
     @property
     def baseline(self) -> TrialConfig:
-        """The reference point that the space's points are put on."""
-        return self.reference["baseline"]
+        """The reference point that the space's points are put on: the first."""
+        return next(iter(self.reference.values()))
 
     def config_of(self, point: Mapping[str, Any]) -> TrialConfig:
         """The configuration of a point of the space, with the search's budget.
@@ -201,19 +217,23 @@ def build_search(request: SearchRequest) -> tuple[Experiment, Search]:
     objectives = parse_objectives(request.objective)
     scheduler = _scheduler(request.scheduler, objectives)
     given = SearchBudget.parse(request.budget) if request.budget else None
-    experiment = build_experiment(request)
+    chosen = (request.around,) if request.around else ()
+    experiment = build_experiment(replace(request, chosen=chosen))
+    if len(experiment.configurations) > 1 and chosen:
+        raise ValueError(f"--around {request.around}: give one of the six, or a trial's folder")
     if HELDOUT_BITS_PER_BYTE in objectives and experiment.tokens.manifest.heldout_lost_share:
         raise ValueError(
             f"--objective {HELDOUT_BITS_PER_BYTE}: there are none where a tokenizer loses text; use"
             " heldout_loss, or pass --tokenizer with another"
         )
-    budget = given or SearchBudget.same_tokens_as(experiment.profile.baseline)
+    first = next(iter(experiment.configurations.values()))
+    budget = given or SearchBudget.same_tokens_as(first)
     budget.applied_to(max(experiment.configurations.values(), key=budget.cost_of_a_step))
     (seed,) = experiment.seeds
     search = Search(
         folder=experiment.folder,
         data_fingerprint=experiment.tokens.manifest.fingerprint,
-        space=load_space(request.space, experiment.profile),
+        space=_space(request.space, experiment.profile, first, request.free),
         reference={
             name: replace(budget.applied_to(config), seed=seed)
             for name, config in experiment.configurations.items()
@@ -228,10 +248,16 @@ def build_search(request: SearchRequest) -> tuple[Experiment, Search]:
     experiment = replace(
         experiment,
         configurations=search.reference,
-        search=_settings(search, request.space),
+        search=_settings(search, request.space, request.free),
         drawn_values=_drawn_values(search),
     )
     return experiment, search
+
+
+def _space(name: str, profile: Profile, around: TrialConfig, free: Sequence[str]) -> Space:
+    """A space by its name, or that part of it in which only the free parameters vary."""
+    space = load_space(name, profile)
+    return reduced(space, around, free) if free else space
 
 
 def _sharing(objectives: Sequence[str], resources: Resources) -> int | None:
@@ -251,7 +277,7 @@ def _scheduler(asked: str | None, objectives: Sequence[str]) -> str:
     return scheduler
 
 
-def _settings(search: Search, space: str) -> dict[str, Any]:
+def _settings(search: Search, space: str, free: Sequence[str]) -> dict[str, Any]:
     """What decides a search's proposals, as `experiment.json` has it and `read_search` reads it."""
     return {
         "space": absolute(space),
@@ -260,6 +286,7 @@ def _settings(search: Search, space: str) -> dict[str, Any]:
         "objectives": {name: OBJECTIVES[name] for name in search.objectives},
         "scheduler": search.scheduler,
         "seed": search.seed,
+        **({"free": list(free)} if free else {}),
     }
 
 
@@ -271,19 +298,21 @@ def read_search(folder: Path, space: str | None = None) -> Search:
     description = read_experiment(folder)
     if not description.get("search"):
         raise ValueError(f"{folder} is no search: give a folder of `quarterhour search`")
-    check_names(folder, description, "resolved.baseline", "data.fingerprint", "profile")
+    check_names(folder, description, "resolved", "data.fingerprint", "profile")
     settings = description["search"]
     if problem := _why_not_run(settings, space):
         raise ValueError(f"{folder}: its space {Path(settings['space']).name} {problem}")
     file = folder / EXPERIMENT
-    six = {name: config_in(file, values) for name, values in description["resolved"].items()}
+    reference = {n: config_in(file, values) for n, values in description["resolved"].items()}
     if description["profile"] not in PROFILES:
         raise DamagedError(file, f" cannot be read (profile is {description['profile']})", MEND)
+    named, profile = space or settings["space"], PROFILES[description["profile"]]
+    around, free = next(iter(reference.values())), settings.get("free", [])
     return Search(
         folder=folder,
         data_fingerprint=description["data"]["fingerprint"],
-        space=load_space(space or settings["space"], PROFILES[description["profile"]]),
-        reference=six,
+        space=_space(named, profile, around, free),
+        reference=reference,
         budget=SearchBudget.parse(settings["budget"]),
         objectives=tuple(settings["objectives"]),
         scheduler=settings["scheduler"],

@@ -169,9 +169,10 @@ def pareto_front(run: Run) -> Figure | None:
 
 
 def fresh_seeds(run: Run) -> Figure | None:
-    """How the best trials differ from the best of the six, with seeds that the search had not used.
+    """How the best trials differ from the best of the six, or what was searched around, with seeds
+    that the search had not used.
 
-    Small dots are seeds: each one's difference from the mean of the best of the six.
+    Small dots are seeds: each one's difference from the mean of the latter.
     """
     results = search_results(run)
     compared: Any = seed_comparison(results)
@@ -189,7 +190,7 @@ def fresh_seeds(run: Run) -> Figure | None:
         seeds = fresh.loc[fresh["configuration"] == name, results.objective] - reference
         colour = COLOURS.get(str(origins[name]), PROPOSED_COLOUR)
         axes.plot(seeds, [place + 0.18] * len(seeds), "o", color=colour, alpha=0.7, markersize=4)
-    axes.set(xlabel=f"{_label(results.objective)}, difference from the best of the six")
+    axes.set(xlabel=f"{_label(results.objective)}, difference from {results.standard}")
     plots.add_note(figure, f"small dots: seeds; bars: {CORRECTION}")
     return figure
 

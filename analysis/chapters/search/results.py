@@ -13,23 +13,32 @@ from quarterhour.tune.run_folder import SPEEDS, TRIAL, Status, setting_place
 
 SPENT = ("step", "tokens", "flops", "seconds")
 CORRECTION = "Welch's intervals, 95 % for all comparisons together (Bonferroni)"
-CHOSEN = (
-    "The best of the six was itself chosen by one seed: another of the six may be better on average"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResults:
     """A search's own trials (`searched`) and those of its best with fresh seeds (`fresh`).
 
-    Each has one row a trial: its number as `configuration`, its `seed`, `status` and `origin`, its
-    settings under dotted names, and the last known value of each measure.
+    The `reference` points are the six, or the one that was searched around. Each trial has a row:
+    its number as `configuration`, its `seed`, `status` and `origin`, its settings under dotted
+    names, and the last known value of each measure.
     """
 
     objectives: dict[str, str]
     reference: list[str]
     searched: pd.DataFrame
     fresh: pd.DataFrame
+
+    @property
+    def standard(self) -> str:
+        """What the best are compared with: the best of the six, or what was searched around."""
+        return "the best of the six" if len(self.reference) > 1 else self.reference[0]
+
+    @property
+    def remark_on_standard(self) -> str:
+        """What a comparison with it cannot tell."""
+        chosen = "was itself chosen by one seed: another of the six may be better on average."
+        return f"The best of the six {chosen}" if len(self.reference) > 1 else ""
 
     @property
     def objective(self) -> str:
@@ -47,10 +56,10 @@ class SearchResults:
         return self.ranked().dropna(subset=[*self.objectives])
 
     def best_of_reference(self) -> pd.Series | None:
-        """The best complete trial of the six reference points, or None if there is none."""
+        """The best complete trial of the reference points, or None if there is none."""
         ranked = self.ranked()
-        six = ranked.loc[ranked["origin"].isin(self.reference)]
-        return None if six.empty else six.iloc[0]
+        own = ranked.loc[ranked["origin"].isin(self.reference)]
+        return None if own.empty else own.iloc[0]
 
 
 def search_results(run: Run) -> SearchResults:
@@ -85,8 +94,8 @@ def spent(results: SearchResults) -> pd.Series:
 
 
 def best_trials(results: SearchResults, n_best: int = 5) -> pd.DataFrame:
-    """The best trials and the best of the six, by number, with their origin, their objectives, and
-    the settings in which complete trials differ.
+    """The best trials and the best reference point, by number, with their origin, their objectives,
+    and the settings in which complete trials differ.
     """
     ranked = results.ranked()
     reference = results.best_of_reference()
@@ -113,10 +122,10 @@ def rerun_command(trial_folder: Path) -> str:
 
 
 def seed_comparison(results: SearchResults) -> pd.DataFrame:
-    """The best trials against the best of the six, each trained again with fresh seeds.
+    """The best trials against the best reference point, each trained again with fresh seeds.
 
     One row a candidate: the mean of the objective over its `n` fresh seeds, the difference from the
-    best of the six with its interval, which has the `CORRECTION`, and the verdict: "borderline" is
+    reference with its interval, which has the `CORRECTION`, and the verdict: "borderline" is
     what only the interval of this pair alone tells from seed noise. Results with the search's own
     seed are left out: the candidates were chosen by them.
     """

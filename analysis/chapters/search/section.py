@@ -13,7 +13,7 @@ SEARCH = Section[Run](
         "cost": ("Cost", tables.cost),
         "best": ("Best trials", tables.best),
         "commands": ("Best trials as commands", tables.commands),
-        "against_the_six": ("Against the best of the six", tables.against_the_six),
+        "against_the_six": ("The best with fresh seeds", tables.against_the_six),
         "importances": ("Parameter importances", tables.importances),
     },
     figures={

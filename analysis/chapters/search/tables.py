@@ -41,7 +41,7 @@ def cost(run: Run) -> pd.DataFrame:
 
 
 def best(run: Run) -> pd.DataFrame:
-    """The best complete trials by the first objective, and the best of the six, all with the same
+    """The best complete trials by the first objective, and the best reference point, all with one
     budget: where that is steps, they saw different numbers of tokens.
 
     Settings that are the same for all are left out.
@@ -61,15 +61,17 @@ def commands(run: Run) -> pd.DataFrame:
 
 
 def against_the_six(run: Run) -> Table:
-    """The best trials against the best of the six, each trained again with n fresh seeds.
+    """The best trials against the best of the six, or what was searched around, each trained again
+    with n fresh seeds.
 
     What is within seed noise alone is told from what is borderline: that differs for its own pair,
     and not when all comparisons are allowed for.
     """
-    compared = search.seed_comparison(search_results(run))
+    results = search_results(run)
+    compared = search.seed_comparison(results)
     if not compared.empty:
-        compared = compared.fillna({"verdict": "the best of the six"}).set_index("trial")
-    notes = [f"low to high: {search.CORRECTION}. {search.CHOSEN}."]
+        compared = compared.fillna({"verdict": results.standard}).set_index("trial")
+    notes = [f"low to high: {search.CORRECTION}. {results.remark_on_standard}".strip()]
     return Table(frame=compared, cells=formats.texts(compared), notes=notes)
 
 

@@ -21,6 +21,7 @@ from quarterhour.analysis.chapters import (
 )
 from quarterhour.analysis.chapters.ablation.section import ABLATION
 from quarterhour.analysis.chapters.paper.section import PAPER
+from quarterhour.analysis.chapters.promotion.section import PROMOTION
 from quarterhour.analysis.chapters.search.section import FRONT, SEARCH
 from quarterhour.analysis.runs import Run
 from quarterhour.analysis.sections import Section
@@ -29,6 +30,7 @@ RUN_SECTIONS: tuple[Section[Run], ...] = (
     opening.OPENING,
     opening.SEARCH_OPENING,
     ABLATION,
+    PROMOTION,
     equal_cost.SECTION,
     seeds.SECTION,
     memorisation.SECTION,

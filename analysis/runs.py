@@ -60,7 +60,7 @@ def load_run(folder: Path) -> Run:
     trials = {
         (name, seed): _waiting(name, seed)
         for name in map(plain, experiment["configurations"])
-        for seed in experiment["seeds"]
+        for seed in (experiment.get("seeds_of") or {}).get(name, experiment["seeds"])
     }
     rows: list[Row] = []
     row_of: list[tuple[str, int]] = []

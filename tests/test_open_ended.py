@@ -243,7 +243,11 @@ def _params(space: Any, seed: int) -> dict[str, Any]:
     [
         ({}, ["model.d_ff"], r"--free model\.d_ff is no parameter of the space there: use some of"),
         ({"model.d_ff": 100}, ["optim.beta1"], r"model\.d_ff is 100, and .* only 384; try another"),
-        ({"model.dropout": 0.5}, ["optim.beta1"], r"--around names is outside the search space: .* 0\.5 .*model\.dropout"),
+        (
+            {"model.dropout": 0.5},
+            ["optim.beta1"],
+            r"--around names is outside the search space: .* 0\.5 .*model\.dropout",
+        ),
     ],
 )
 def test_a_space_that_cannot_be_reduced_so_is_refused(

@@ -11,7 +11,16 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from quarterhour.tune.commands import ablate, analysis, doctor, search, tensorboard, train, use
+from quarterhour.tune.commands import (
+    ablate,
+    analysis,
+    doctor,
+    promote,
+    search,
+    tensorboard,
+    train,
+    use,
+)
 from quarterhour.tune.commands.answer import Answer, EndedError
 from quarterhour.tune.foreign import plain
 
@@ -38,7 +47,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",  # a sentence goes on in the next line of a docstring
 )
-for group in (train, ablate, use, tensorboard, doctor, search, analysis):
+for group in (train, ablate, promote, use, tensorboard, doctor, search, analysis):
     app.add_typer(group.app)
 
 

@@ -47,6 +47,10 @@ PACKAGES = (
 )
 
 
+# Two runs that differ in one of these cannot share a folder.
+_DECIDING = "data.fingerprint", "numerics_version", "search", "ablation", "promotion", "resolved"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExperimentRequest:
     """What a command was asked to train: all six configurations, or the `chosen` ones.
@@ -134,7 +138,10 @@ class ExperimentRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Named configurations x seeds on one data set."""
+    """Named configurations x seeds on one data set.
+
+    `seeds_of` has the seeds of those configurations that differ in them, as of a promotion.
+    """
 
     kind: str
     folder: Path
@@ -146,6 +153,8 @@ class Experiment:
     resources: Resources
     search: Mapping[str, Any] | None = None  # what decides the proposals of a search
     ablation: Mapping[str, Any] | None = None  # the design that its configurations are cells of
+    promotion: Mapping[str, Any] | None = None  # the rule by which its candidates go on
+    seeds_of: Mapping[str, list[int]] = field(default_factory=dict)
     drawn_values: Mapping[str, set[Any]] = field(default_factory=dict)  # of a search's points
     remarks: tuple[str, ...] = ()  # what a user has to know of its configurations
 
@@ -195,6 +204,8 @@ class Experiment:
             "configurations": [] if self.search else list(self.configurations),
             "search": self.search,
             "ablation": self.ablation,
+            "promotion": self.promotion,
+            "seeds_of": self.seeds_of,
             "resolved": {name: asdict(config) for name, config in self.configurations.items()},
             "domains": self._domains(),
             "numerics_version": NUMERICS_VERSION,
@@ -235,10 +246,12 @@ class Experiment:
         there = self._configurations_in(old)
         both = {**there, **self.configurations}
         seeds = sorted({*(old.get("seeds") or []), *self.seeds})
-        new = replace(self, configurations=both, seeds=tuple(seeds)).describe()
+        seeds_of = {**(old.get("seeds_of") or {}), **self.seeds_of}
+        merged = replace(self, configurations=both, seeds=tuple(seeds), seeds_of=seeds_of)
+        new = merged.describe()
         # A name that is in both must mean the same.
         old |= {"resolved": {name: asdict(config) for name, config in (both | there).items()}}
-        for what in ("data.fingerprint", "numerics_version", "search", "ablation", "resolved"):
+        for what in _DECIDING:
             difference = _first_difference(value_at(old, what), value_at(new, what), what)
             if difference:
                 raise ValueError(

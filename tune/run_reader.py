@@ -112,6 +112,16 @@ _EXPERIMENT_KIND = {
         },
         NoneType,
     ),
+    "promotion": (
+        {
+            "budgets": [str],
+            "keep": [int],
+            "seeds": [int],
+            "margin": (float, int, NoneType),
+        },
+        NoneType,
+    ),
+    "seeds_of": ({ANY: [int]}, NoneType),
     "search": (
         {
             "objectives": {ANY: str},

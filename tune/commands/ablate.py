@@ -98,4 +98,5 @@ def ablate(
     measured = load_run(experiment.folder)
     console.print(*(f"{one}\n" for one in sentences(measured)), sep="", highlight=False)
     console.print(printed(effects_table(measured)))
-    return end(console, experiment, effects=records(effects(measured)))
+    told = records(effects(measured))
+    return end(console, experiment.folder, experiment.trials(), effects=told)

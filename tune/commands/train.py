@@ -1,7 +1,7 @@
 """The commands that train the six reference configurations: grid, run."""
 
 import signal
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,7 +75,7 @@ def grid(
         write_csv(comparisons, tables)
     _print_comparisons(console, measured, comparisons)
     console.print(f"tables as csv in {tables}")
-    return end(console, experiment, tables=tables)
+    return end(console, experiment.folder, experiment.trials(), tables=tables)
 
 
 @app.command(rich_help_panel=options.TRAIN)
@@ -146,7 +146,7 @@ def run(
             _train_here(console, experiment, spec)
     for spec in experiment.trials():
         _print_result(console, spec)
-    return end(console, experiment)
+    return end(console, experiment.folder, experiment.trials())
 
 
 def train_all(console: PlainConsole, experiment: "Experiment", runs: Path) -> None:
@@ -278,9 +278,9 @@ def _print_comparisons(console: PlainConsole, run: "Run", comparisons: "list[Com
     console.print(beside_the_study(run), highlight=False)
 
 
-def end(console: PlainConsole, experiment: "Experiment", **fields: Any) -> Answer:
+def end(console: PlainConsole, folder: Path, specs: "Sequence[TrialSpec]", **fields: Any) -> Answer:
     """Say how the trials ended: exit code 1 if one failed, 130 if some were stopped."""
-    results = {spec.label: spec.ending() for spec in experiment.trials()}
+    results = {spec.label: spec.ending() for spec in specs}
     failed = {label: result for label, result in results.items() if result and result.reason}
     stopped = [label for label, result in results.items() if not result]
     console.print(f"{len(results) - len(failed) - len(stopped)} of {len(results)} trials complete")
@@ -288,9 +288,9 @@ def end(console: PlainConsole, experiment: "Experiment", **fields: Any) -> Answe
         console.print(f"{result.status} {label}: {result.reason}", markup=False)
     if stopped:
         console.print(f"stopped: {', '.join(stopped)}; the same command goes on from there")
-    console.print(f"run folder {experiment.folder}")
-    trials = trial_answers((spec.folder for spec in experiment.trials()), Status.STOPPED)
+    console.print(f"run folder {folder}")
+    trials = trial_answers((spec.folder for spec in specs), Status.STOPPED)
     return Answer(
         exit_code=1 if failed else 130 if stopped else 0,
-        fields={"run": experiment.folder, "trials": trials, **fields},
+        fields={"run": folder, "trials": trials, **fields},
     )

@@ -126,7 +126,7 @@ def effects_table(run: Run) -> Table:
     shown["aliases"] = [aliases[effect] for effect in shown["effect"]]
     if not any(aliases.values()):
         shown = shown.drop(columns="aliases")
-    notes = [f"Verdicts: {correction(run)}."]
+    notes = [f"noise: {NOISE} ({correction(run)})."]
     if EQUAL_FLOPS in set(table["at"]):
         notes.append(
             f"{EQUAL_FLOPS}: read off the curves where the cheapest trial of the budget ends, in"
@@ -138,7 +138,7 @@ def effects_table(run: Run) -> Table:
 def _cell(row: dict[Any, Any]) -> str:
     half = row["high"] - row["difference"]
     text = f"{row['difference']:+.3f}" + f" ± {half:.3f}" * (not np.isnan(half))
-    return text + f" ({NOISE})" * (row["verdict"] == NOISE)
+    return text + " (noise)" * (row["verdict"] == NOISE)
 
 
 def effects_figure(run: Run) -> Figure | None:

@@ -18,6 +18,7 @@ import quarterhour.tune.training.trial
 from quarterhour.tune.cli import main
 from quarterhour.tune.experiment import ExperimentRequest, build_experiment
 from quarterhour.tune.places import Cluster, plan_resources
+from quarterhour.tune.run_folder import Status
 from quarterhour.tune.search.settings import SearchRequest, build_search
 
 CLUSTER = Cluster(
@@ -60,7 +61,7 @@ def test_the_readmes_name_only_commands_that_are_tested_here():
 
 
 def begin_runs(runs: Path) -> None:
-    """A grid and a search, as their commands begin them; the search has two trials."""
+    """A grid and a search, as their commands begin them; two trials of the search are complete."""
     asked: Any = {
         "profile": "quick", "corpus": None, "tokenizer": None, "values": {}, "seeds": (0,),
         "resources": plan_resources(None, None), "name": None, "runs": runs,
@@ -72,8 +73,13 @@ def begin_runs(runs: Path) -> None:
         )
     )
     with grid.opened(), experiment.opened():
+        next(spec for spec in grid.trials() if spec.name == "high_lr").write_config()
         for number in (0, 14):
             search.trial(number, search.baseline, "baseline").write_config()
+        for number, name in ((2, "low_lr"), (3, "large_batch")):
+            spec = search.trial(number, search.reference[name], name)
+            spec.write_config()
+            spec.write_result(Status.COMPLETE, {"step": 1, "heldout_loss": 5.0})
 
 
 @pytest.mark.parametrize("command", QUARTERHOUR)

@@ -17,8 +17,7 @@ REFERENCE = "reference"
 MOST_CELLS = 256
 Levels = tuple[Any, ...]
 Cell = Mapping[str, Any]
-# A width keeps the width of its heads, and its ratio to the feed-forward width.
-_WIDTH, _FOLLOW_WIDTH = "model.d_model", ("model.n_heads", "model.d_ff")
+_WIDTH, _N_HEADS, _D_FF = "model.d_model", "model.n_heads", "model.d_ff"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,13 +172,30 @@ def _fraction(factors: Mapping[str, Levels], resolution: int) -> list[Levels]:
 
 
 def with_levels(base: TrialConfig, cell: Cell) -> TrialConfig:
-    """The point with a cell's levels; a width takes heads and feed-forward width along with it.
+    """The point with a cell's levels, and what follows from them unless the cell says otherwise.
 
+    A width keeps the width of its heads. The feed-forward keeps its ratio to the width, and the
+    multiplications a token: with a third matrix or several active experts it is narrower.
     Raises ValueError for a cell that cannot be built.
     """
-    values = dict(cell)
-    if width := cell.get(_WIDTH):
-        known = base.values()
-        for path in _FOLLOW_WIDTH:
-            values.setdefault(path, round(known[path] * width / known[_WIDTH]))
-    return base.with_values(values)
+    try:
+        followers = _followers(base.values(), cell)
+    except (TypeError, ArithmeticError):  # of a level that is no size
+        followers = {}
+    return base.with_values({**followers, **cell})
+
+
+def _followers(known: Cell, cell: Cell) -> Cell:
+    values = {**known, **cell}
+    wider = values[_WIDTH] / known[_WIDTH]
+    narrower = _matrices(known) / _matrices(values)
+    return {
+        _N_HEADS: round(known[_N_HEADS] * wider),
+        _D_FF: round(known[_D_FF] * wider * narrower),
+    }
+
+
+def _matrices(values: Cell) -> int:
+    """How many matrices of the feed-forward's width a token is multiplied by."""
+    gated = {"swiglu": 3, "moe": 3 * values["model.active_experts"]}
+    return gated.get(values["model.feed_forward"], 2)

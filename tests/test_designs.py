@@ -85,6 +85,36 @@ def test_a_width_takes_heads_and_feed_forward_width_along():
     assert (own.n_heads, own.d_ff) == (8, 100)
 
 
+def test_a_gated_feed_forward_is_narrower_by_its_third_matrix():
+    base = QUICK.baseline.model
+    swiglu = with_levels(QUICK.baseline, {"model.feed_forward": "swiglu"}).model
+    assert swiglu.d_ff == 256
+    assert swiglu.parameters == base.parameters
+    moe = with_levels(QUICK.baseline, {"model.feed_forward": "moe"}).model
+    assert moe.d_ff == 128
+    router = moe.n_layers * moe.d_model * moe.n_experts
+    assert moe.flops_per_token(128) == base.flops_per_token(128) + 6 * router
+    relu2 = with_levels(QUICK.baseline, {"model.feed_forward": "relu2"}).model
+    assert relu2.d_ff == base.d_ff
+    both = with_levels(QUICK.baseline, {"model.d_model": 192, "model.feed_forward": "swiglu"})
+    assert both.model.d_ff == 512
+
+
+@pytest.mark.parametrize(
+    ("path", "level", "message"),
+    [
+        ("model.d_model", "wide", "model.d_model is 'wide': it must be of type int"),
+        ("model.d_model", float("inf"), "model.d_model is inf: it must be of type int"),
+        ("model.active_experts", 0, "active_experts"),
+        ("model.feed_forward", "swig", "model.feed_forward is 'swig': it must be silu or"),
+    ],
+)
+def test_a_level_that_is_no_size_is_refused(path: str, level: Any, message: str):
+    experts = QUICK.baseline.with_values({"model.feed_forward": "moe"})
+    with pytest.raises(ValueError, match=message):
+        with_levels(experts, {path: level})
+
+
 @pytest.mark.parametrize(
     ("kind", "texts", "message"),
     [

@@ -21,13 +21,17 @@ class LayerNorm(nn.Module):
     Ba et al. 2016.
     """
 
+    EPS = 1e-5
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] to [..., D]."""
-        return F.layer_norm(widened(x), self.weight.shape, self.weight).to(compute_dtype(x))
+        return F.layer_norm(widened(x), self.weight.shape, self.weight, eps=self.EPS).to(
+            compute_dtype(x)
+        )
 
 
 NORMS: dict[NormName, type[RMSNorm | LayerNorm]] = {"rms": RMSNorm, "layer": LayerNorm}

@@ -19,14 +19,17 @@ from quarterhour.analysis.chapters.search.results import search_results
 from quarterhour.analysis.model_card import model_card
 from quarterhour.analysis.runs import load_run
 from quarterhour.data.tokenizer import load_tokenizer
-from quarterhour.model.arcee import arcee_config
 from quarterhour.model.decoder import Decoder, DecoderConfig
+from quarterhour.model.pretrained import ARCHITECTURES, architecture_of
 from quarterhour.tune.cli import main
 from quarterhour.tune.ledger import TrialSpec, read_spec
 from quarterhour.tune.run_reader import read_samples
 from quarterhour.tune.start import PastTrial
 from quarterhour.tune.trained import Trained, read_trained, write_for_transformers
 
+SWIGLU = {"feed_forward": "swiglu", "positions": "rope", "d_model": 48, "n_heads": 4, "d_ff": 36}
+MOE = {**SWIGLU, "feed_forward": "moe", "n_experts": 3, "active_experts": 2}
+WINDOWS = {"attention": "window", "window": 3, "full_every": 2, "n_layers": 3}
 VARIANTS: dict[str, dict[str, Any]] = {
     "none": {},
     "rope": {"positions": "rope", "d_model": 48, "n_heads": 4},
@@ -36,7 +39,24 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "heads_of_one": {"d_model": 12, "n_heads": 12, "d_ff": 7},
     "rope_of_the_whole_head": {"positions": "rope-full", "d_model": 48, "n_heads": 4},
     "untied": {"head": "untied", "positions": "rope", "rope_base": 10_000.0, "d_model": 48},
-}
+    "relu2": {"feed_forward": "relu2", "d_model": 48, "n_heads": 4, "heads_per_kv": 2},
+    "norms_of_heads": {"qk_norm": "rms", "positions": "rope", "d_model": 48},
+    "layer_norms": {"norm": "layer", "positions": "rope-full", "d_model": 48, "heads_per_kv": 2},
+    "odd_layer_norms": {"norm": "layer", "feed_forward": "relu2", "d_model": 30, "n_heads": 6},
+    "swiglu": {**SWIGLU, "heads_per_kv": 2},
+    "swiglu_windows": {**SWIGLU, **WINDOWS},
+    "swiglu_norms_of_heads": {**SWIGLU, "qk_norm": "rms"},
+    "swiglu_norms_of_heads_windows": {**SWIGLU, **WINDOWS, "qk_norm": "rms", "positions": "none"},
+    "experts": MOE,
+    "experts_norms_of_heads": {**MOE, "qk_norm": "rms", "active_experts": 1},
+    "post_norms": {**SWIGLU, "norm_place": "pre-and-post"},
+    "post_norms_caps_windows": {
+        **SWIGLU, **WINDOWS, "norm_place": "pre-and-post", "soft_cap": 0.5, "heads_per_kv": 2,
+    },
+    "post_norms_and_of_heads": {
+        **SWIGLU, **WINDOWS, "norm_place": "pre-and-post", "qk_norm": "rms", "head": "untied",
+    },
+}  # fmt: skip
 TEXT = "The history  of abcd, naïve\n\tdef f(x):  # 日本 🙂"
 LOAD = """
 import json, socket, sys
@@ -78,7 +98,7 @@ def adding_tokenizer() -> Tokenizer:
 
 def trained_as(variant: str, folder: Path) -> Trained:
     """A decoder as if it were trained."""
-    values = {f"model__{name}": value for name, value in VARIANTS[variant].items()}
+    values = _of_model(VARIANTS[variant])
     spec = TrialSpec(
         name=variant, config=tiny_config(**values), data_fingerprint="f", folder=folder / variant
     )
@@ -172,25 +192,34 @@ BAD_INPUT = [
 ]
 
 
+def test_every_architecture_is_tried():
+    configs = (tiny_config(**_of_model(values)).model for values in VARIANTS.values())
+    assert {architecture_of(config).name for config in configs} == {
+        architecture.name for architecture in ARCHITECTURES
+    }
+
+
+def _of_model(values: dict[str, Any]) -> dict[str, Any]:
+    return {f"model__{name}": value for name, value in values.items()}
+
+
 @pytest.mark.parametrize(
-    "part",
+    ("parts", "message"),
     [
-        {"attention": "window"},
-        {"soft_cap": 5.0},
-        {"heads_per_kv": 2},
-        {"norm": "layer"},
-        {"norm_place": "pre-and-post"},
-        {"qk_norm": "rms"},
-        {"feed_forward": "swiglu"},
-        {"feed_forward": "relu2"},
+        ({"attention": "window"}, "lacks model.attention window"),
+        ({"soft_cap": 5.0}, "lacks model.soft_cap 5"),
+        ({"norm_place": "pre-and-post"}, "lacks model.norm_place pre-and-post"),
+        ({"norm": "layer", "feed_forward": "moe"}, "Starcoder2, lacks model.feed_forward moe"),
+        ({"qk_norm": "rms", "d_model": 6}, "qk_norm rms of heads of the odd width 3"),
+        ({"feed_forward": "swiglu", "norm": "layer", "qk_norm": "rms"}, "lacks model.norm layer"),
     ],
 )
-def test_a_part_that_arcee_lacks_is_refused_by_name(part: dict[str, Any]):
+def test_parts_that_no_architecture_has_together_are_refused_by_name(
+    parts: dict[str, Any], message: str
+):
     sizes = {"vocab_size": 8, "d_model": 8, "n_heads": 2, "n_layers": 1, "d_ff": 8}
-    (name,) = part
-    assert arcee_config(DecoderConfig(**sizes), 8).num_hidden_layers == 1
-    with pytest.raises(ValueError, match=f"model.{name} is {part[name]}: transformers' Arcee"):
-        arcee_config(DecoderConfig(**sizes | part), 8)
+    with pytest.raises(ValueError, match=message):
+        architecture_of(DecoderConfig(**sizes | parts))
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD_INPUT)

@@ -83,11 +83,11 @@ def _fill(folder: Path, trained: Trained, card: str) -> None:
     import safetensors.torch  # with transformers, which takes seconds to load
     from transformers import GenerationConfig, PreTrainedTokenizerFast
 
-    from quarterhour.model.arcee import arcee_config, arcee_weights
+    from quarterhour.model.pretrained import pretrained_config, pretrained_weights
 
-    weights = safetensors.torch.save(arcee_weights(trained.decoder), metadata={"format": "pt"})
+    weights = safetensors.torch.save(pretrained_weights(trained.decoder), metadata={"format": "pt"})
     (folder / "model.safetensors").write_bytes(weights)
-    arcee_config(trained.decoder.config, trained.seq_len).save_pretrained(folder)
+    pretrained_config(trained.decoder.config, trained.seq_len).save_pretrained(folder)
     drawn = GenerationConfig(do_sample=True, top_k=0, max_new_tokens=trained.seq_len // 2 or 1)
     drawn.save_pretrained(folder)
     PreTrainedTokenizerFast(

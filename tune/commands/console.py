@@ -1,5 +1,6 @@
 """Where the commands print: what others wrote is text, never markup or a control sequence."""
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,7 +17,11 @@ class PlainConsole(Console):
     """
 
     def __init__(self, width: int | None = None) -> None:
-        super().__init__(width=width, markup=False, emoji=False)
+        # In a notebook a bar would be drawn again and again, each time as an object of its own.
+        plain_lines = False if "ipykernel" in sys.modules else None
+        super().__init__(
+            width=width, markup=False, emoji=False, force_jupyter=False, force_terminal=plain_lines
+        )
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print text or tables."""

@@ -133,6 +133,11 @@ def _read_experiment(folder: Path) -> dict[str, Any]:
     check_names(folder, experiment, "configurations", "seeds", "protocol", *data)
     if experiment.get("search"):
         check_names(folder, experiment, "search.objectives", "resolved", "profile")
+    if rule := experiment.get("promotion"):
+        stages = len(rule["budgets"])
+        if stages < 2 or (len(rule["keep"]), len(rule["seeds"])) != (stages - 1, stages):
+            fault = " cannot be read (its promotion has another number of stages in each list)"
+            raise DamagedError(folder / EXPERIMENT, fault, MEND)
     return experiment
 
 

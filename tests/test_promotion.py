@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from test_grid import quarterhour
+from test_runs import write_experiment
 from tiny import write_corpus
 
 from quarterhour.analysis.chapters.promotion.results import (
@@ -25,6 +26,7 @@ from quarterhour.analysis.chapters.promotion.results import (
 from quarterhour.analysis.chapters.promotion.section import ranks, sentences, standings_table
 from quarterhour.analysis.runs import Run, load_run
 from quarterhour.tune.cli import main
+from quarterhour.tune.foreign import DamagedError
 from quarterhour.tune.promotion import Rule
 
 BUDGETS = ["tokens:1M", "tokens:4M", "tokens:16M"]
@@ -126,7 +128,9 @@ def test_the_winner_and_what_a_stricter_rule_would_have_done():
 
 
 def test_stages_tell_noise_correlation_and_cost():
-    table = stages(made_up([{**FIRST, "e": [4.3, 4.4]}, SECOND | {"e": [1.0, 1.1]}], keep=[4, 1]))
+    table: Any = stages(
+        made_up([{**FIRST, "e": [4.3, 4.4]}, SECOND | {"e": [1.0, 1.1]}], keep=[4, 1])
+    )
     assert list(table["candidates"]) == [5, 4]
     assert list(table["go_on"]) == [4, 1]
     assert table["rank_correlation"][0] == pytest.approx(-1)
@@ -177,8 +181,10 @@ def test_what_is_no_rule_is_refused(rule: dict[str, Any], message: str):
         Rule(**(good | rule))
 
 
-COMMAND = ["--budgets", "steps:5,steps:10", "--keep", "1", "--margin", "0", "--seeds", "1,2"]
-COMMAND += ["--corpus", "tiny.jsonl"]
+COMMAND = (
+    *("--budgets", "steps:5,steps:10", "--keep", "1", "--margin", "0", "--seeds", "1,2"),
+    *("--corpus", "tiny.jsonl"),
+)
 
 
 @pytest.mark.slow
@@ -239,3 +245,13 @@ def test_bad_input_ends_in_one_line(
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", ["budgets", "keep", "seeds"])
+def test_a_received_rule_with_another_number_of_stages_is_damage(tmp_path: Path, name: str):
+    told: dict[str, Any] = {"budgets": BUDGETS, "keep": [2, 1], "seeds": [2, 2, 2], "margin": None}
+    run = write_experiment(tmp_path / "run", ["a-tokens-1M"], promotion=told | {name: []})
+    with pytest.raises(DamagedError, match="another number of stages in each list"):
+        load_run(run)
+    good = write_experiment(tmp_path / "good", ["a-tokens-1M"], promotion=told)
+    assert sentences(load_run(good))[1] == "The first stage has not ended."

@@ -143,6 +143,8 @@ def fit(
             run_config=ray_tune.RunConfig(
                 storage_path=storage,
                 verbose=0,
+                # In a notebook Tune's own clears what was printed before.
+                progress_reporter=ray_tune.CLIReporter(),
                 callbacks=[ProgressCallback(progress), FailureCallback()],
                 # Ray would save a class trainable at its end.
                 checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),

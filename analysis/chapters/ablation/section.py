@@ -97,7 +97,7 @@ def _next(run: Run) -> list[str]:
     trials = chosen_trials(run)
     losses: Any = trials.loc[trials["budget"] == budget].groupby(["cell", "rate"])[HELDOUT_LOSS]
     best = dict(zip(("cell", "rate"), losses.mean().idxmin(), strict=True)) | {"budget": budget}
-    (name,) = [name for name, told in variants(run).items() if told == best]
+    name = next(name for name, told in variants(run).items() if told == best)
     folders = run.trials.loc[run.trials["configuration"] == name, "folder"]
     words = ["--around", typed_path(folders.iloc[0]), "--free", ",".join(dict.fromkeys(free))]
     command = shlex.join(["quarterhour", "search", *words, "--budget", budget])

@@ -1,6 +1,8 @@
 """Exported trials: what transformers loads, in a fresh process and without a network."""
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -57,6 +59,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         **SWIGLU, **WINDOWS, "norm_place": "pre-and-post", "qk_norm": "rms", "head": "untied",
     },
 }  # fmt: skip
+README = (Path(__file__).parents[1] / "tune/README.md").read_text()
 TEXT = "The history  of abcd, naïve\n\tdef f(x):  # 日本 🙂"
 LOAD = """
 import json, socket, sys
@@ -302,3 +305,41 @@ def test_a_trial_writes_on_as_its_samples_do(
     for value in ("--temperature=-1", "--tokens=0", "--prompt="):
         code, output, errors = quarterhour(*arguments, value)
         assert (code, output, len(errors.splitlines())) == (2, "", 1)
+
+
+HARNESS = shutil.which("lm_eval", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HARNESS, reason="lm_eval is not installed: pip install 'quarterhour[eval]'")
+def test_the_harness_measures_the_bits_per_byte_of_the_trial(
+    reloaded: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    trained, _, _, folder = reloaded["trial"]
+    monkeypatch.chdir(folder.parent)
+    call(monkeypatch, f"export runs/run/baseline/seed0 {tmp_path / 'my-model'} --heldout")
+    (command,) = re.findall(r"^\$ (cd my-model && lm_eval .*)$", README, flags=re.MULTILINE)
+    environment = {
+        "PATH": f"{Path(str(HARNESS)).parent}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(tmp_path / "hub"), "HOME": str(tmp_path), "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    shell = {"shell": True, "cwd": tmp_path, "env": environment, "text": True}
+    done = subprocess.run(f"{command} --device cpu", capture_output=True, **shell)
+    assert done.returncode == 0, done.stderr
+    (measured,) = re.findall(r"bits_per_byte\|↓ +\|([\d.]+)", done.stdout)
+    assert float(measured) == pytest.approx(trained.row["heldout_bits_per_byte"], rel=5e-3)
+
+
+def test_held_out_documents_of_another_corpus_by_now_are_not_exported(
+    reloaded: dict[str, Any],
+    quarterhour: Quarterhour,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+):
+    shutil.copytree(reloaded["trial"][3].parent, tmp_path / "moved")
+    monkeypatch.chdir(tmp_path / "moved")
+    write_corpus(Path("corpus.jsonl"), documents=70)
+    code, _, errors = quarterhour("export", "runs/run/baseline/seed0", "new", "--heldout")
+    assert code == 2
+    assert "corpus corpus.jsonl has changed since the trial was trained on it" in errors
+    assert not Path("new").exists()

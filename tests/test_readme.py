@@ -38,6 +38,7 @@ COMMANDS = [
     for text in READMES.values()
     for command in re.findall(r"^\$ (.*?)(?: +#.*)?$", text, flags=re.MULTILINE)
 ]
+LM_EVAL = [command for command in COMMANDS if "lm_eval " in command]  # as tests/test_export.py does
 RAY = ("ray start --head", "ray start --address=10.0.0.1:6379")  # as tests/test_machines.py does
 QUARTERHOUR = sorted({command for command in COMMANDS if command.startswith("quarterhour ")})
 SCRIPTS = {command for command in COMMANDS if command.startswith("python tests/")}
@@ -56,7 +57,7 @@ def test_the_readmes_name_only_commands_that_are_tested_here():
     assert make == ["grid", "test"]
     makefile = (ROOT / "Makefile").read_text()
     assert all(f"\n{target}: " in makefile for target in make)
-    others = {f"make {target}" for target in make} | set(RAY)
+    others = {f"make {target}" for target in make} | {*RAY, *LM_EVAL}
     assert set(COMMANDS) == set(QUARTERHOUR) | SCRIPTS | others
 
 

@@ -29,19 +29,27 @@ def export(
     trial: TrialFolder,
     folder: Annotated[Path, typer.Argument(help="A new folder to write.")],
     tokenizer: SameTokenizer = None,
+    heldout: Annotated[
+        bool,
+        typer.Option(
+            "--heldout",
+            help="Write the held-out documents too, as a task of lm-evaluation-harness.",
+        ),
+    ] = False,
     _json: options.Json = False,
 ) -> Answer:
     """Write a trained trial as a folder that transformers loads, without a network or own code."""
     from quarterhour.analysis.model_card import model_card
     from quarterhour.analysis.runs import load_run
-    from quarterhour.tune.trained import read_trained, write_for_transformers
+    from quarterhour.tune.trained import heldout_text, read_trained, write_for_transformers
 
     with options.bad_input(written_by=None):
         trained = read_trained(trial, tokenizer)
         spec, run = trained.past.spec, load_run(trained.past.run)
+        text = heldout_text(trained) if heldout else None
     with options.bad_input(written_by="another FOLDER"):
         card = model_card(run, spec.name, spec.config.values(), trained.row, trained.past.command())
-        write_for_transformers(trained, card, folder)
+        write_for_transformers(trained, card, folder, text)
     PlainConsole().print(
         f"{folder} holds {spec.label} as transformers loads it; read its README.md"
     )

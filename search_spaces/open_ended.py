@@ -213,8 +213,8 @@ class _Holding:
 def reduced(space: Space, around: TrialConfig, free: Collection[str]) -> Space:
     """The space in which the `free` parameters vary, and those that only they bring with them.
 
-    All others are held as `around` has them. Raises ValueError where that lies outside the space,
-    or what shall be free is no parameter there.
+    With none free, all are. All others are held as `around` has them. Raises ValueError where that
+    lies outside the space, or what shall be free is no parameter there.
     """
     try:
         known = locate(space, around, around).params
@@ -225,7 +225,7 @@ def reduced(space: Space, around: TrialConfig, free: Collection[str]) -> Space:
             f"--free {unknown[0]} is no parameter of the space there: use some of"
             f" {', '.join(known)}"
         )
-    held = {path: value for path, value in known.items() if path not in free}
+    held = {path: value for path, value in known.items() if free and path not in free}
     return lambda trial: space(cast(BaseTrial, _Holding(trial, held)))
 
 

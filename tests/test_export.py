@@ -311,7 +311,7 @@ HARNESS = shutil.which("lm_eval", path=f"{Path(sys.executable).parent}:{os.envir
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not HARNESS, reason="lm_eval is not installed: pip install 'quarterhour[eval]'")
+@pytest.mark.skipif(not HARNESS, reason="lm_eval is not installed: pip install '.[eval]'")
 def test_the_harness_measures_the_bits_per_byte_of_the_trial(
     reloaded: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):

@@ -171,5 +171,8 @@ def test_a_search_around_a_trial_varies_what_is_free_and_is_read_again(tmp_path:
         assert not again.why_outside(again.point({"optim.beta1": 0.9}))
         with pytest.raises(ValueError, match=r"optim\.beta2"):
             again.point({"optim.beta2": 0.9})
-    with pytest.raises(ValueError, match="--around TRIAL and --free PATH,PATH go together"):
-        replace(request, free=())
+    with pytest.raises(ValueError, match="--free needs --around TRIAL"):
+        replace(request, around=None)
+    _, whole = build_search(replace(request, free=()))
+    assert not whole.why_outside(whole.point({"optim.beta2": 0.9}))
+    assert [*whole.reference] == ["high_lr"]

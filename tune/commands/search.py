@@ -47,13 +47,15 @@ def search(
     ] = "open-ended",
     around: Annotated[
         str | None,
-        typer.Option(help="A trial's folder, or one of the six, to search around; with --free."),
+        typer.Option(
+            help="A trial's folder, or one of the six, to search around instead of the six."
+        ),
     ] = None,
     free: Annotated[
         str | None,
         typer.Option(
             help="Parameters of the space that vary, with commas, e.g."
-            " optim.learning_rate,model.n_layers; the rest stays as --around has it."
+            " optim.learning_rate,model.n_layers; the rest stays as --around has it. Default: all."
         ),
     ] = None,
     trials: Annotated[

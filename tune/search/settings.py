@@ -13,7 +13,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from quarterhour.search_spaces.budget import BudgetTooSmallError, SearchBudget
 from quarterhour.search_spaces.open_ended import draw, load_space, locate, reduced
 from quarterhour.search_spaces.point import TrialConfig
-from quarterhour.search_spaces.profiles import PROFILES, Profile
+from quarterhour.search_spaces.profiles import PROFILES
 from quarterhour.search_spaces.space_file import Space, absolute, content_hash, is_remembered
 from quarterhour.tune.experiment import Experiment, ExperimentRequest, build_experiment
 from quarterhour.tune.foreign import MEND, DamagedError, damage_told
@@ -46,9 +46,9 @@ class SearchRequest(ExperimentRequest):
     """What `quarterhour search` was asked; its one seed is the sampler's and every trial's.
 
     `around` is the configuration around which it searches, in the place of the six, and `free` the
-    parameters of the space that then vary. A budget of None is the tokens of the baseline, or of
-    that configuration. A scheduler of None is asha for one objective and none for several. Raises
-    ValueError where one of `around` and `free` is given alone.
+    parameters of the space that then vary, or with none all. A budget of None is the tokens of the
+    baseline, or of that configuration. A scheduler of None is asha for one objective and none for
+    several. Raises ValueError for `free` without `around`.
     """
 
     kind: str = "search"
@@ -62,11 +62,8 @@ class SearchRequest(ExperimentRequest):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if bool(self.around) != bool(self.free):
-            raise ValueError(
-                "--around TRIAL and --free PATH,PATH go together: around what to search, and what"
-                " then varies"
-            )
+        if self.free and not self.around:
+            raise ValueError("--free needs --around TRIAL: what is not free stays as that has it")
 
     @property
     def default_name(self) -> str:
@@ -230,10 +227,11 @@ def build_search(request: SearchRequest) -> tuple[Experiment, Search]:
     budget = given or SearchBudget.same_tokens_as(first)
     budget.applied_to(max(experiment.configurations.values(), key=budget.cost_of_a_step))
     (seed,) = experiment.seeds
+    space = load_space(request.space, experiment.profile)
     search = Search(
         folder=experiment.folder,
         data_fingerprint=experiment.tokens.manifest.fingerprint,
-        space=_space(request.space, experiment.profile, first, request.free),
+        space=reduced(space, first, request.free) if request.around else space,
         reference={
             name: replace(budget.applied_to(config), seed=seed)
             for name, config in experiment.configurations.items()
@@ -252,12 +250,6 @@ def build_search(request: SearchRequest) -> tuple[Experiment, Search]:
         drawn_values=_drawn_values(search),
     )
     return experiment, search
-
-
-def _space(name: str, profile: Profile, around: TrialConfig, free: Sequence[str]) -> Space:
-    """A space by its name, or that part of it in which only the free parameters vary."""
-    space = load_space(name, profile)
-    return reduced(space, around, free) if free else space
 
 
 def _sharing(objectives: Sequence[str], resources: Resources) -> int | None:
@@ -306,12 +298,12 @@ def read_search(folder: Path, space: str | None = None) -> Search:
     reference = {n: config_in(file, values) for n, values in description["resolved"].items()}
     if description["profile"] not in PROFILES:
         raise DamagedError(file, f" cannot be read (profile is {description['profile']})", MEND)
-    named, profile = space or settings["space"], PROFILES[description["profile"]]
+    whole = load_space(space or settings["space"], PROFILES[description["profile"]])
     around, free = next(iter(reference.values())), settings.get("free", [])
     return Search(
         folder=folder,
         data_fingerprint=description["data"]["fingerprint"],
-        space=_space(named, profile, around, free),
+        space=reduced(whole, around, free) if free else whole,
         reference=reference,
         budget=SearchBudget.parse(settings["budget"]),
         objectives=tuple(settings["objectives"]),

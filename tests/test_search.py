@@ -11,6 +11,8 @@ import pytest
 import torch
 from kill import kill_until_done
 from searches import ONE_AT_ONCE
+from test_answer import HEAD
+from test_answer import SEARCH as SEARCH_FORM
 from test_grid import quarterhour
 from tiny import write_corpus
 
@@ -84,8 +86,10 @@ def test_what_another_run_has_trained_is_adopted_at_no_cost(tmp_path: Path):
     command = ["run", "high_lr", "--corpus", "tiny.jsonl", "--name", "one", *settings]
     assert quarterhour(tmp_path, *command).communicate()[1] == ""
     command = [*SEARCH, "--budget", "steps:12", "--trials", "1", "--from", "runs/one"]
-    command += ["--objective", "heldout_loss,train_loss"]
-    assert quarterhour(tmp_path, *command).communicate()[1] == ""
+    command += ["--objective", "heldout_loss,train_loss", "--json"]
+    answer = json.loads(quarterhour(tmp_path, *command).communicate()[0])
+    assert answer.keys() == HEAD | SEARCH_FORM | {"stopped_because"}
+    assert answer["exit_code"] == 0
     folder = next((tmp_path / "runs").glob("search-*"))
     result = json.loads((folder / "0000/result.json").read_text())
     assert result["adopted_from"] == "runs/one/high_lr/seed0"

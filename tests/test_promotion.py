@@ -200,7 +200,7 @@ def test_a_promotion_is_stopped_goes_on_and_takes_a_candidate_later(tmp_path: Pa
     before = {p: p.stat().st_mtime_ns for p in run.rglob("result.json")}
     output, errors = (again := quarterhour(tmp_path, *command)).communicate()
     assert (again.returncode, errors) == (0, "")
-    assert "the best 1 from steps:5 go on" in " ".join(output.split())
+    assert "mean held-out loss go on (1 from steps:5)" in " ".join(output.split())
     assert before == {p: p.stat().st_mtime_ns for p in before}
     names = ["baseline-steps-5", "low_lr-steps-5", "baseline-steps-10"]
     assert sorted(path.name for path in run.iterdir() if path.is_dir()) == sorted(names)

@@ -28,13 +28,13 @@ from quarterhour.tune.run_folder import COLUMNS, HELDOUT_LOSS, counted
 
 def rule_told(told: dict[str, Any]) -> str:
     """The rule, in words."""
-    allowed = "what seed noise allows at 95 %, with the noise pooled over the stage"
+    allowed = "seed noise allows at 95 % (pooled over the stage's candidates)"
     if told["margin"] is not None:
         allowed = f"{told['margin']:g} nats"
     keep = ", ".join(f"{n} from {b}" for n, b in zip(told["keep"], told["budgets"], strict=False))
     return (
-        f"The rule, fixed before the first trial: by mean held-out loss the best {keep} go on, and"
-        f" whoever is no worse than the last of them by more than {allowed}."
+        f"The rule, fixed before the first trial: the best by mean held-out loss go on ({keep}), and"
+        f" so does whoever is worse than the last of them by no more than {allowed}."
     )
 
 

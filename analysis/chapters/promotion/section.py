@@ -33,7 +33,7 @@ def rule_told(told: dict[str, Any]) -> str:
         allowed = f"{told['margin']:g} nats"
     keep = ", ".join(f"{n} from {b}" for n, b in zip(told["keep"], told["budgets"], strict=False))
     return (
-        f"The rule, fixed before the first trial: the best by mean held-out loss go on ({keep}), and"
+        f"The rule, fixed before the first trial: the best by mean held-out loss go on ({keep});"
         f" so does whoever is worse than the last of them by no more than {allowed}."
     )
 

@@ -1,6 +1,7 @@
 """The interface for Python, and the notebook that shows it."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ from tiny import write_corpus
 
 import quarterhour
 
-NOTEBOOK = Path(__file__).parents[1] / "analysis/walkthrough.ipynb"
+ROOT = Path(__file__).parents[1]
+NOTEBOOK, README = ROOT / "analysis/walkthrough.ipynb", ROOT / "README.md"
 
 
 @pytest.fixture
@@ -71,6 +73,8 @@ def test_the_notebook_runs_from_its_first_cell_to_its_last(tmp_path: Path):
     cells = json.loads(NOTEBOOK.read_text())["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     assert len(code) > 5
+    readme = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    assert all(line in "\n".join(code) for text in readme for line in text.splitlines()[:-1])
     program = "\n\n".join(code).replace("tokens:50k", "steps:8").replace("tokens:100k", "steps:16")
     done = subprocess.run(
         [sys.executable, "-c", program],

@@ -93,8 +93,9 @@ def test_every_command_of_the_readmes_comes_to_the_point_where_training_begins(
     write_corpus(tmp_path / "corpus.jsonl", documents=550)
     tokenizer = quarterhour.data.tokens.load_tokenizer("builtin")
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    own = re.findall(r"```python\n(.*?)```", READMES["search_spaces"], flags=re.DOTALL)
-    for file in ("my_space.py", "my_grid.py"):
+    shown = READMES["search_spaces"] + READMES["tests/benchmarks"]
+    own = re.findall(r"```python\n(.*?)```", shown, flags=re.DOTALL)
+    for file in ("my_space.py", "my_grid.py", "my_candidates.py"):
         (tmp_path / file).write_text("".join(own))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", shlex.split(command))

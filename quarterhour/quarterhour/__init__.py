@@ -4,8 +4,8 @@ The five packages lie at the top of the source tree; the links beside this file 
 `quarterhour.tune.interface` has the functions that can be called from here.
 """
 
-from typing import TYPE_CHECKING, Any
-
+# Not from `typing`: with `python -m` that could be a module of the working directory.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from quarterhour.analysis.runs import Run, load_run
     from quarterhour.tune.interface import (
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """One of those functions, imported when it is asked for: torch and pandas take seconds."""
     if name not in __all__:
         raise AttributeError(f"module 'quarterhour' has no attribute '{name}'")

@@ -93,6 +93,7 @@ def chosen_trials(run: Run) -> pd.DataFrame:
     return _trials(run).merge(best, on=["budget", "cell", "rate"])
 
 
+@functools.lru_cache(maxsize=1)
 def _trials(run: Run) -> pd.DataFrame:
     known, begun = variants(run), run.trials["configuration"]
     unended = {*begun.loc[~run.trials["status"].isin([s for s in Status if s.ended])]}

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from itertools import chain, combinations, product
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from quarterhour.search_spaces.point import TrialConfig, parse_assignment
 
 Kind = Literal["one-at-a-time", "cross", "fraction"]
@@ -35,11 +37,15 @@ class Effect:
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
-    """The `cells` by name; a setting that a cell does not name is that of the point varied."""
+    """The `cells` by name; a setting that a cell does not name is that of the point varied.
+
+    `generators` tell, of a fraction, which factors follow from others.
+    """
 
     kind: Kind
     factors: Mapping[str, Levels]
     cells: Mapping[str, Cell]
+    generators: list[str] = field(default_factory=list)
 
     def effects(self) -> dict[str, Effect]:
         """The effects that can be told, by name: those of single factors first."""
@@ -119,14 +125,19 @@ def build_design(kind: str, factors: Mapping[str, Levels], resolution: int, base
     if kind not in get_args(Kind):
         raise ValueError(f"unknown --design '{kind}': use {', '.join(get_args(Kind))}")
     _check(kind, factors)
+    generators: list[str] = []
     if kind == "one-at-a-time":
         cells = _one_at_a_time(factors, base)
     else:
-        combined = product(*factors.values()) if kind == "cross" else _fraction(factors, resolution)
+        combined = [*product(*factors.values())]
+        if kind == "fraction":
+            combined = _fraction(factors, resolution)
+            generators = _generators(factors, combined)
         found = [dict(zip(factors, levels, strict=True)) for levels in combined]
         digits = len(str(len(found)))
         cells = {f"cell{n:0{digits}d}": cell for n, cell in enumerate(found, start=1)}
-    return Design(kind=kind, factors=factors, cells=cells)  # pyright: ignore[reportArgumentType]
+    checked: Any = kind
+    return Design(kind=checked, factors=factors, cells=cells, generators=generators)
 
 
 def _check(kind: str, factors: Mapping[str, Levels]) -> None:
@@ -169,6 +180,29 @@ def _fraction(factors: Mapping[str, Levels], resolution: int) -> list[Levels]:
         tuple(levels[int(place > 0)] for levels, place in zip(factors.values(), row, strict=True))
         for row in coded
     ]
+
+
+def _generators(factors: Mapping[str, Levels], cells: list[Levels]) -> list[str]:
+    """The factors that are a product of others, where a first level counts as -1 and a second as 1:
+    `f = a × b × c`, or `f = -a × b × c`."""
+    second = [levels[1] for levels in factors.values()]
+    signs = [
+        [1 if level == last else -1 for level, last in zip(cell, second, strict=True)]
+        for cell in cells
+    ]
+    codes, names = np.array(signs), [short_name(path, factors) for path in factors]
+    base: list[int] = []
+    told: list[str] = []
+    for n, name in enumerate(names):
+        groups = chain.from_iterable(combinations(base, size) for size in range(2, len(base) + 1))
+        products = ((group, codes[:, [n, *group]].prod(1).mean()) for group in groups)
+        made = next(((group, sign) for group, sign in products if abs(sign) == 1), None)
+        if made:
+            parts = " × ".join(names[part] for part in made[0])
+            told.append(f"{name} = {'-' if made[1] < 0 else ''}{parts}")
+        else:
+            base.append(n)
+    return told
 
 
 def with_levels(base: TrialConfig, cell: Cell) -> TrialConfig:

@@ -1,6 +1,8 @@
 """Effects of an ablation: their figures, their verdicts, their intervals, and the command."""
 
 import json
+import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -230,6 +232,11 @@ def test_an_ablation_is_trained_told_and_goes_on_with_more_seeds(tmp_path: Path)
     assert before == {p: p.stat().st_mtime_ns for p in before}
     run = load_run(tmp_path / "runs/a")
     assert {*run.trials["model.n_layers"]} == {1, 2}
+    after = re.search(r"quarterhour (search --around runs/a/cell\d/seed0 --free .*)", errors)
+    assert after, errors
+    search = quarterhour(tmp_path, *shlex.split(after[1]), "--trials", "1", "--json")
+    best, _ = search.communicate()
+    assert json.loads(best)["best"] == ["0000"]
     other = [*command[:-4], "--budget", "steps:7", "--name", "a"]
     _, errors = (refused := quarterhour(tmp_path, *other)).communicate()
     assert refused.returncode == 2

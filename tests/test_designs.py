@@ -36,6 +36,12 @@ def test_seven_factors_in_sixteen_cells_tell_their_effects_apart_from_all_of_two
     assert len(pairs) == 7
     assert all(len(effects[name].aliases) == 2 for name in pairs)
     assert np.linalg.matrix_rank(matrix(design)) == 15
+    assert [told.partition(" = ")[0] for told in design.generators] == ["f4", "f5", "f6"]
+    for told in design.generators:
+        made, _, parts = told.partition(" = ")
+        signs = [2 * np.array([cell[f"optim.{f}"] for cell in design.cells.values()]) - 1
+                 for f in (made, *parts.removeprefix("-").split(" × "))]  # fmt: skip
+        assert set(np.prod(signs, 0)) == ({-1} if parts.startswith("-") else {1})
 
 
 @given(st.integers(2, 9), st.sampled_from([3, 4, 5]))
@@ -49,6 +55,7 @@ def test_a_fraction_is_balanced_and_of_its_resolution(n: int, resolution: int):
     if resolution == 5 and n >= 5:
         assert not any(told.aliases for told in effects.values())
     assert np.linalg.matrix_rank(matrix(design)) == 1 + len(effects)
+    assert len(design.cells) == 2 ** (n - len(design.generators))
 
 
 def test_the_codes_of_a_cross_give_its_effects():

@@ -75,6 +75,7 @@ def describe_ablation(
         "budget": ",".join(budgets),
         "factors": {path: list(levels) for path, levels in design.factors.items()},
         "cells": {name: dict(cell) for name, cell in design.cells.items()},
+        "generators": design.generators,
         "effects": {name: asdict(effect) for name, effect in design.effects().items()},
         "variants": dict(variants),
     }

@@ -105,6 +105,7 @@ _EXPERIMENT_KIND = {
             "factors": {ANY: [(float, int, bool, str)]},
             "cells": {ANY: {ANY: (float, int, bool, str)}},
             "effects": {ANY: {"codes": {ANY: float}, "aliases": [str], "paths": ([str], NoneType)}},
+            "generators": ([str], NoneType),
             "variants": (
                 {ANY: {"cell": str, "budget": str, "rate": (float, int)}},
                 NoneType,

@@ -91,6 +91,8 @@ def ablate(
         budgets = budget.split(",") if budget else []
         experiment = build_ablation(around, planned, budgets, tune_rate=tune_lr)
     console = PlainConsole()
+    if planned.generators:
+        console.print(f"generators: {'; '.join(planned.generators)}")
     for effect, told in planned.effects().items():
         if told.aliases:
             console.print(f"cannot be told apart: {effect}; {'; '.join(told.aliases)}")

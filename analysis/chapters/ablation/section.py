@@ -127,6 +127,8 @@ def effects_table(run: Run) -> Table:
     if not any(aliases.values()):
         shown = shown.drop(columns="aliases")
     notes = [f"noise: {NOISE} ({correction(run)})."]
+    if generators := run.experiment["ablation"].get("generators"):
+        notes.append(f"Generators of the design: {'; '.join(generators)}.")
     if EQUAL_FLOPS in set(table["at"]):
         notes.append(
             f"{EQUAL_FLOPS}: read off the curves where the cheapest trial of the budget ends, in"

@@ -1,8 +1,6 @@
 """Effects of an ablation: their figures, their verdicts, their intervals, and the command."""
 
 import json
-import re
-import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import pytest
 from test_grid import quarterhour
 from tiny import write_corpus
 
-from quarterhour.analysis.chapters.ablation.effects import effects, rates
+from quarterhour.analysis.chapters.ablation.effects import effects, fit_effects, rates
 from quarterhour.analysis.chapters.ablation.section import (
     effects_figure,
     effects_table,
@@ -51,15 +49,15 @@ def made_up(
     return Run(folder=Path("made_up"), experiment=experiment, trials=trials, rows=rows)
 
 
-def noisy(design: Design, true: dict[str, float], rng: Any, seeds: int = 3) -> Run:
-    """Losses of these effects of single factors and of seeds that deviate by 0.05."""
+def noisy(
+    design: Design, true: dict[str, float], rng: Any, seeds: int = 3
+) -> dict[str, list[float]]:
+    """Losses of these effects of single factors and of seeds that deviate by 0.05, by cell."""
     means = {
         name: 4 + sum(true[path] * level for path, level in cell.items())
         for name, cell in design.cells.items()
     }
-    return made_up(
-        design, {n: list(m + 0.05 * rng.standard_normal(seeds)) for n, m in means.items()}
-    )
+    return {n: list(m + 0.05 * rng.standard_normal(seeds)) for n, m in means.items()}
 
 
 def test_the_effect_is_the_contrast_of_means_with_the_pooled_noise():
@@ -112,7 +110,8 @@ def test_without_a_cell_there_are_no_effects():
 
 def test_the_table_and_the_figures_of_a_screen():
     design = build_design("fraction", FOUR, 4, {})
-    run = noisy(design, {"a": -0.5, "b": 0.2, "c": 0, "d": 0}, np.random.default_rng(0))
+    true = {"a": -0.5, "b": 0.2, "c": 0.0, "d": 0.0}
+    run = made_up(design, noisy(design, true, np.random.default_rng(0)))
     table = effects_table(run)
     assert list(table.cells["effect"][:2]) == ["a 0 → 1", "b 0 → 1"]
     assert list(table.frame["verdict"][:2]) == ["lowers the loss", "raises the loss"]
@@ -201,8 +200,10 @@ def test_over_made_up_runs_intervals_cover_and_false_discoveries_are_rare():
     true = {"a": -0.5, "b": 0.1, "c": 0.0, "d": 0.0}
     covered: list[bool] = []
     false_shares: list[float] = []
+    described = describe_ablation(design, [], {})
     for _ in range(2_000):
-        table = effects(noisy(design, true, rng)).set_index("effect")
+        trials = pd.DataFrame(noisy(design, true, rng)).melt(var_name="cell", value_name="loss")
+        table = fit_effects(described, trials, "loss").set_index("effect")
         expected = pd.Series({f"{path} 0 → 1": effect for path, effect in true.items()})
         expected = expected.reindex(table.index).fillna(0.0)
         covered += list((table["low"] < expected) & (expected < table["high"]))
@@ -232,11 +233,6 @@ def test_an_ablation_is_trained_told_and_goes_on_with_more_seeds(tmp_path: Path)
     assert before == {p: p.stat().st_mtime_ns for p in before}
     run = load_run(tmp_path / "runs/a")
     assert {*run.trials["model.n_layers"]} == {1, 2}
-    after = re.search(r"quarterhour (search --around runs/a/cell\d/seed0 --free .*)", errors)
-    assert after, errors
-    search = quarterhour(tmp_path, *shlex.split(after[1]), "--trials", "1", "--json")
-    best, _ = search.communicate()
-    assert json.loads(best)["best"] == ["0000"]
     other = [*command[:-4], "--budget", "steps:7", "--name", "a"]
     _, errors = (refused := quarterhour(tmp_path, *other)).communicate()
     assert refused.returncode == 2

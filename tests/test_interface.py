@@ -75,7 +75,10 @@ def test_the_notebook_runs_from_its_first_cell_to_its_last(tmp_path: Path):
     assert len(code) > 5
     readme = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
     assert all(line in "\n".join(code) for text in readme for line in text.splitlines()[:-1])
-    program = "\n\n".join(code).replace("tokens:50k", "steps:8").replace("tokens:100k", "steps:16")
+    small = 'budget="steps:8", corpus="tiny.jsonl"'
+    program = "\n\n".join(code).replace('budget="tokens:50k"', small)
+    program = program.replace("tokens:100k", "steps:16")
+    write_corpus(tmp_path / "tiny.jsonl")
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path, env={"MPLBACKEND": "agg", "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"},

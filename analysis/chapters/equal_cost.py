@@ -109,12 +109,13 @@ def complete_trials(run: Run) -> dict[str, list[TrialRows]]:
     """The trials that ended with a held-out loss, by configuration."""
     final = final_rows(run, [HELDOUT_LOSS]).dropna(subset=[HELDOUT_LOSS])
     keys = {*final[TRIAL].itertuples(index=False, name=None)}
-    by_trial: Any = run.rows.reindex(columns=[*TRIAL, *_ROW]).groupby(TRIAL, sort=False)
+    rows = run.rows.reindex(columns=[*TRIAL, *_ROW])
+    values, places = rows[_ROW].to_numpy(float), rows.groupby(TRIAL).indices
     trials: dict[str, list[TrialRows]] = {}
-    for key, trial in by_trial:
+    for key in rows[TRIAL].drop_duplicates().itertuples(index=False, name=None):
         if key in keys:
-            values = {column: trial[column].to_numpy(float) for column in _ROW}
-            trials.setdefault(key[0], []).append(values)
+            own = dict(zip(_ROW, values[places[key]].T, strict=True))
+            trials.setdefault(key[0], []).append(own)
     return trials
 
 

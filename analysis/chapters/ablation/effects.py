@@ -35,7 +35,7 @@ def effects(run: Run) -> pd.DataFrame:
     """
     chosen = chosen_trials(run)
     tables = [
-        _fitted(run, own, loss).assign(budget=budget, at=at)
+        fit_effects(run.experiment["ablation"], own, loss).assign(budget=budget, at=at)
         for budget, of_budget in chosen.groupby("budget", sort=False)
         for at, loss, own in _views(of_budget)
     ]
@@ -114,9 +114,9 @@ def _trials(run: Run) -> pd.DataFrame:
     return trials.assign(loss_at_equal_flops=cut)
 
 
-def _fitted(run: Run, trials: pd.DataFrame, loss: str) -> pd.DataFrame:
-    """The design's effects on this loss; empty where cells are missing that tell them apart."""
-    design = run.experiment["ablation"]
+def fit_effects(design: dict[str, Any], trials: pd.DataFrame, loss: str) -> pd.DataFrame:
+    """The design's effects on this loss of trials with their `cell`, the largest first; empty where
+    cells are missing that tell them apart."""
     coded = _model(trials, design["effects"])
     if np.linalg.matrix_rank(coded) < coded.shape[1]:
         return pd.DataFrame()

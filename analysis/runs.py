@@ -96,7 +96,8 @@ def load_run(folder: Path) -> Run:
 def typed_path(folder: Path) -> str:
     """A trial's folder as somebody types it in the working directory; elsewhere, from its run's
     name on."""
-    here, run = Path.cwd(), run_of(folder) or folder
+    folder, here = folder.absolute(), Path.cwd()
+    run = run_of(folder) or folder
     return str(folder.relative_to(here if folder.is_relative_to(here) else run.parent))
 
 

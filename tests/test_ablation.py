@@ -84,7 +84,7 @@ def test_one_at_a_time_compares_with_the_reference():
     assert begun == "Design one-at-a-time of 3 cells; 9 trials, 3.6e+10 training FLOPs."
     assert "1 of 2 effects are more than seed noise (Holm's correction for all" in found
     assert found.endswith("a=1 -1.000.")
-    assert "seed0 --free a --budget tokens:1M" in after
+    assert "--around runs/made_up/a/seed0 --free a --budget tokens:1M" in after
     assert "(6 degrees of freedom)" in detectable
     assert half_normal(run) is None
 

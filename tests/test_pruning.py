@@ -9,7 +9,8 @@ from ray.tune.schedulers import ASHAScheduler
 
 from quarterhour.search_spaces.point import BudgetConfig
 from quarterhour.tune.run_folder import OBJECTIVES, Row
-from quarterhour.tune.search.pruning import Rungs, in_worse_half, rung_values
+from quarterhour.tune.search.pruning import Rungs, in_worse_half
+from quarterhour.tune.search.rungs import rung_values
 
 BUDGET = BudgetConfig(steps=8, report_every=1, eval_every=1)
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True)

@@ -7,6 +7,7 @@ from made_up import write_search
 from shown import drawn, note_of
 
 from quarterhour.analysis.chapters.search.figures import importance_intervals
+from quarterhour.analysis.chapters.search.rungs import rungs
 from quarterhour.analysis.chapters.search.tables import (
     MIN_PROPOSALS,
     importances,
@@ -61,3 +62,24 @@ def test_a_setting_that_follows_from_another_is_no_parameter(search: Run):
     assert ranges["optim.learning_rate"].log
     assert (ranges["data.batch_size"].low, ranges["data.batch_size"].high) == (2, 32)
     assert ranges["optim.schedule"].choices == ("constant", "cosine", "linear")
+
+
+def test_rungs_tell_who_was_stopped_and_how_well_they_tell_the_end(tmp_path: Path):
+    run = load_run(write_search(tmp_path / "search", 40))
+    table = rungs(run)
+    states = run.trials["status"].value_counts()
+    assert [*table.index] == ["a quarter", "half"]
+    assert [*table["trials"]] == [40, states["COMPLETE"]]
+    assert [*table["stopped"]] == [states["PRUNED"], 0]
+    assert [*table["n"]] == [states["COMPLETE"]] * 2
+    assert [*table["rank_correlation"]] == pytest.approx([1, 1])
+    turned = run.rows["heldout_loss"].where(run.rows["step"] != 500, -run.rows["heldout_loss"])
+    table = rungs(replace(run, rows=run.rows.assign(heldout_loss=turned)))
+    assert [*table["rank_correlation"]] == pytest.approx([-1, 1])
+    assert table.loc["a quarter", "low"] < table.loc["a quarter", "high"] < -0.99
+
+
+def test_a_search_that_stops_nobody_early_has_no_rungs(tmp_path: Path):
+    run = load_run(write_search(tmp_path / "search", 12))
+    run.experiment["search"]["scheduler"] = "none"
+    assert rungs(run).empty

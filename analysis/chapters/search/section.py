@@ -1,6 +1,7 @@
 """The sections of a search: what it has come to, and the front of one with several objectives."""
 
 from quarterhour.analysis.chapters.search import figures, tables
+from quarterhour.analysis.chapters.search.rungs import rungs
 from quarterhour.analysis.runs import Run
 from quarterhour.analysis.sections import Section
 
@@ -14,6 +15,7 @@ SEARCH = Section[Run](
         "best": ("Best trials", tables.best),
         "commands": ("Best trials as commands", tables.commands),
         "against_the_six": ("The best with fresh seeds", tables.against_the_six),
+        "rungs": ("Early stopping", rungs),
         "importances": ("Parameter importances", tables.importances),
     },
     figures={

@@ -73,10 +73,6 @@ class BudgetConfig:
         """For each quarter, the number of updates after which it is done."""
         return [self.steps * quarter // QUARTERS for quarter in range(1, QUARTERS + 1)]
 
-    def quarters_done(self, updates: int) -> int:
-        """How many quarters are done after `updates` updates."""
-        return sum(updates >= end for end in self.quarter_ends())
-
     def window_ends(self) -> Iterator[int]:
         """Numbers of updates after which a row is reported; it covers those since the last row."""
         last = self.trained_steps

@@ -9,8 +9,8 @@ from ray.tune.schedulers import ASHAScheduler
 
 from quarterhour.search_spaces.point import BudgetConfig
 from quarterhour.tune.run_folder import OBJECTIVES, Row
+from quarterhour.tune.run_reader import quarters_done, rung_values
 from quarterhour.tune.search.pruning import Rungs, in_worse_half
-from quarterhour.tune.search.rungs import rung_values
 
 BUDGET = BudgetConfig(steps=8, report_every=1, eval_every=1)
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True)
@@ -43,7 +43,7 @@ class RaysAsha:
         if name not in self.trials:
             self.trials[name] = SimpleNamespace(trial_id=name)
             self.scheduler.on_trial_add(None, self.trials[name])  # pyright: ignore
-        return self.trials[name], row | {"quarters": BUDGET.quarters_done(row["step"])}
+        return self.trials[name], row | {"quarters": quarters_done(row["step"], BUDGET.steps)}
 
 
 @st.composite
@@ -118,9 +118,16 @@ def test_the_worse_half_is_above_the_median_of_the_others_for_a_loss(
 
 def test_a_trial_has_the_value_of_its_first_row_on_each_rung():
     rows = [{"step": step, "heldout_loss": 10 - step} for step in range(1, 9)]
-    assert rung_values(rows, BUDGET, "heldout_loss") == {1: 8, 2: 6}
-    assert rung_values(rows[4:], BUDGET, "heldout_loss") == {2: 5}
-    assert rung_values([{"step": 2}, *rows[7:]], BUDGET, "heldout_loss") == {}
+    assert rung_values(rows, BUDGET.steps, "heldout_loss") == {1: 8, 2: 6}
+    assert rung_values(rows[4:], BUDGET.steps, "heldout_loss") == {2: 5}
+    assert rung_values([{"step": 2}, *rows[7:]], BUDGET.steps, "heldout_loss") == {}
+
+
+@given(st.integers(4, 10_000))
+def test_quarters_end_at_the_rows_that_a_budget_has_there(steps: int):
+    ends = BudgetConfig(steps=steps, report_every=1, eval_every=1).quarter_ends()
+    assert [quarters_done(end, steps) for end in ends] == [1, 2, 3, 4]
+    assert [quarters_done(end - 1, steps) for end in ends] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,12 @@ OBJECTIVES: dict[str, Better] = {
 """What a search can look for, and which way it is better."""
 
 
+# The rung of early stopping that a row is on, by the quarters of its trial's steps that are done.
+# A trial that is at its end is not judged.
+RUNG_OF = {1: 1, 2: 2, 3: 2}
+DONE = {1: "a quarter", 2: "half", 3: "three quarters"}
+
+
 def trial_label(name: str, folder: Path, origin: str | None) -> str:
     """What a trial is called in its run: `baseline seed 0`, `0001 high_lr`, `0014 seed 2`.
 

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from itertools import pairwise
@@ -42,6 +42,7 @@ from quarterhour.tune.run_folder import (
     OWNER,
     PROVENANCE,
     RESULT,
+    RUNG_OF,
     SAMPLES,
     Row,
     Status,
@@ -335,3 +336,18 @@ def _read_lines(path: Path, lines: list[bytes]) -> list[Row]:
         rows.append(row)
         last = row["step"]
     return rows
+
+
+def quarters_done(updates: int, steps: int) -> int:
+    """How many quarters of a trial's steps are done after so many updates."""
+    return sum(updates >= steps * quarter // 4 for quarter in range(1, 5))
+
+
+def rung_values(rows: Iterable[Row], steps: int, objective: str) -> dict[int, float]:
+    """A trial's value on each rung that it has come to: that of its first row there."""
+    values: dict[int, float] = {}
+    for row in rows:
+        rung = RUNG_OF.get(quarters_done(row["step"], steps))
+        if rung and objective in row:
+            values.setdefault(rung, row[objective])
+    return values

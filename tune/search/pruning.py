@@ -13,9 +13,8 @@ import numpy as np
 
 from quarterhour.search_spaces.point import BudgetConfig
 from quarterhour.tune.ledger import TrialSpec, read_spec
-from quarterhour.tune.run_folder import OBJECTIVES, SAMPLER, Better, Row, Status
-from quarterhour.tune.run_reader import read_rows
-from quarterhour.tune.search.rungs import DONE, RUNG_OF, rung_values
+from quarterhour.tune.run_folder import DONE, OBJECTIVES, RUNG_OF, SAMPLER, Better, Row, Status
+from quarterhour.tune.run_reader import quarters_done, read_rows, rung_values
 from quarterhour.tune.training.events import record_ending
 
 
@@ -38,12 +37,12 @@ class Rungs:
 
         Only its first row on a rung is judged, and only once: never if the rung has its value.
         """
-        before = rung_values(rows[:-1], budget, self.objective)
-        for rung, value in rung_values(rows, budget, self.objective).items():
+        before = rung_values(rows[:-1], budget.steps, self.objective)
+        for rung, value in rung_values(rows, budget.steps, self.objective).items():
             others = self.values[rung]
             is_new = rung not in before and trial not in others
             if is_new and in_worse_half(value, others.values(), OBJECTIVES[self.objective]):
-                done = DONE[budget.quarters_done(rows[-1]["step"])]
+                done = DONE[quarters_done(rows[-1]["step"], budget.steps)]
                 return (
                     f"{self.objective} {value:.4g} after {done} of the budget is in the worse half"
                 )
@@ -51,7 +50,7 @@ class Rungs:
 
     def record(self, trial: str, rows: Iterable[Row], budget: BudgetConfig) -> None:
         """Take in the values of a trial. What a rung has stays."""
-        for rung, value in rung_values(rows, budget, self.objective).items():
+        for rung, value in rung_values(rows, budget.steps, self.objective).items():
             self.values[rung].setdefault(trial, value)
 
 

@@ -7,9 +7,8 @@ import pandas as pd
 from quarterhour.analysis.chapters.search.results import search_results
 from quarterhour.analysis.runs import Run
 from quarterhour.analysis.statistics import spearman
-from quarterhour.search_spaces.point import BudgetConfig
-from quarterhour.tune.run_folder import TRIAL, Status
-from quarterhour.tune.search.rungs import DONE, RUNG_OF, rung_values
+from quarterhour.tune.run_folder import DONE, RUNG_OF, TRIAL, Status
+from quarterhour.tune.run_reader import rung_values
 
 
 def rungs(run: Run) -> pd.DataFrame:
@@ -42,13 +41,8 @@ def _values(run: Run) -> pd.DataFrame:
     rows_of = {trial: own.to_dict("records") for trial, own in rows.groupby(TRIAL)}
     trials: Any = results.searched.reindex(columns=[*TRIAL, "budget.steps"])
     values = [
-        rung_values(rows_of[*trial], _budget(steps), objective) if (*trial,) in rows_of else {}
+        rung_values(rows_of[*trial], int(steps), objective) if (*trial,) in rows_of else {}
         for *trial, steps in trials.itertuples(index=False)
     ]
     columns = list(dict.fromkeys(RUNG_OF.values()))
     return pd.DataFrame(values, trials.index, columns)
-
-
-def _budget(steps: float) -> BudgetConfig:
-    """A budget of so many steps, to be asked for its quarters alone."""
-    return BudgetConfig(steps=int(steps), report_every=1, eval_every=1)

@@ -426,12 +426,14 @@ return [...document.body.querySelectorAll("*")].filter(element => {
 BROKEN = "return [...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.alt)"
 # Ratios of text to background by WCAG's formula, of every element with text of its own.
 CONTRAST = """
-const channels = colour => {
+const known = {};
+const painted = colour => {
   const context = new OffscreenCanvas(1, 1).getContext("2d");
   context.fillStyle = colour;
   context.fillRect(0, 0, 1, 1);
   return [...context.getImageData(0, 0, 1, 1).data];
 };
+const channels = colour => known[colour] ??= painted(colour);
 const luminance = colour => {
   const [r, g, b] = channels(colour).map(c => c / 255)
     .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
